@@ -1,0 +1,60 @@
+# `make demo` and `make test` need nothing but Python >= 3.10 with venv: they create .venv and
+# install into it. A second call reinstalls only what changed.
+#
+#   make demo                       segment the shipped sample, print its J&F and the overlay's path
+#   make test [PYTEST_ARGS=...]     run the tests
+#   make lint                       ruff, check and format
+#
+# Another build of PyTorch (CPU only, for instance):
+#   make test TORCH="torch torchvision --index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch torchvision
+PYTEST_ARGS ?=
+
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+# PyTorch in a step of its own, so that the line above can choose its build and later steps keep it.
+$(VENV)/.torch: Makefile
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -qq --upgrade pip setuptools wheel
+	@echo "installing $(TORCH)"
+	$(PIP) install -qq $(TORCH)
+	@touch $@
+
+# Of the eval extra the demo needs OpenCV alone.
+$(VENV)/.demo: pyproject.toml $(VENV)/.torch
+	$(PIP) install -qq --editable . opencv-python-headless
+	@touch $@
+
+# The official SAM 2 is an oracle of the tracker's tests and is built from source; the tests that
+# need it skip where it cannot be.
+$(VENV)/.test: pyproject.toml $(VENV)/.torch
+	$(PIP) install -qq --editable ".[test]"
+	SAM2_BUILD_CUDA=0 $(PIP) install -qq --no-build-isolation --no-deps sam2 \
+		|| echo "sam2 could not be built: the tests against it will skip"
+	@touch $@
+
+$(VENV)/.lint: .pre-commit-config.yaml $(VENV)/.torch
+	$(PIP) install -qq "$$(sed -n 's/.*\(ruff==[0-9.]*\).*/\1/p' .pre-commit-config.yaml | head -n 1)"
+	@touch $@
+
+demo: $(VENV)/.demo
+	$(PY) -m eval.demo
+
+test: $(VENV)/.test
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.lint
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info demo-output

@@ -1,0 +1,1 @@
+"""Scores and result tables; run from a checkout (`python -m eval.<name>`), not installed."""

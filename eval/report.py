@@ -1,0 +1,64 @@
+"""What every evaluation command shares: the identity of a model, result files and tables."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from modeling_findtrack import cli
+
+PACKAGE = Path(cli.__file__).parent
+DTYPES = ("auto", "float32", "bfloat16", "float16")  # what `cli.load_model` takes
+
+
+def model_digest(name: str | Path) -> str:
+    """SHA-256 (hex) of a checkpoint and of the code that runs it, so that a cached result lives
+    no longer than what it came from. A Hub id stands for itself."""
+    sha = hashlib.sha256(str(name).encode() if not Path(name).is_dir() else b"")
+    for folder in (Path(name), PACKAGE):
+        pattern = "*.py" if folder == PACKAGE else "**/*"
+        for path in sorted(folder.glob(pattern)) if folder.is_dir() else ():
+            if path.is_file() and "__pycache__" not in path.parts:
+                sha.update(path.relative_to(folder).as_posix().encode() + b"\0")
+                sha.update(hashlib.sha256(path.read_bytes()).digest())
+    return sha.hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or none: it gets its name only once it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value) -> None:
+    """`write_text` of strict JSON; a NaN is an error."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence]) -> str:
+    """A Markdown table with aligned columns; floats get three decimals, None a dash."""
+
+    def cell(value) -> str:
+        if value is None:
+            return "-"
+        text = f"{value:.3f}" if isinstance(value, float) else str(value)
+        return text.removeprefix("0") if text.startswith("0.") else text
+
+    table = [[cell(v) for v in row] for row in (header, *rows)]
+    widths = [max(len(row[i]) for row in table) for i in range(len(header))]
+
+    def line(row) -> str:
+        first, *rest = (
+            text.ljust(w) if i == 0 else text.rjust(w)
+            for i, (text, w) in enumerate(zip(row, widths, strict=True))
+        )
+        return "| " + " | ".join((first, *rest)) + " |"
+
+    rule = "|" + "|".join("-" * (w + 1) + (":" if i else "-") for i, w in enumerate(widths)) + "|"
+    return "\n".join([line(table[0]), rule, *map(line, table[1:])])

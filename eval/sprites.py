@@ -1,0 +1,245 @@
+"""Result table on Ref-Sprites, next to baselines that show what its scores are worth.
+
+    python -m eval.sprites --root eval/data/ref_sprites --split valid --out DIR
+
+Rows: FindTrack; FindTrack looking for the object in frame 0 alone; and two baselines that are given
+the true masks of the objects, so that they are upper bounds of what guessing can reach: the object
+with the largest visible area, and one drawn at random. Scores of finished videos are kept under
+OUT/cache, so an interrupted run goes on where it stopped.
+"""
+
+import argparse
+import json
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from eval.jf import sequence_scores
+from eval.mevis import Clip, MevisSplit, Sentence
+from eval.report import DTYPES, markdown_table, model_digest, write_json, write_text
+from modeling_findtrack.cli import DEFAULT_MODEL, load_model
+
+KINDS = ("noun", "position", "size", "relation", "motion", "motion-only")
+METHODS = ("FindTrack", "key frame 0 only", "largest object", "random object")
+NOTE = (
+    "J&F, J and F are means over sentences with a target, all frames counted; N-acc is the share "
+    "of sentences without a target that are answered with empty masks throughout, T-acc the share "
+    "of the others that are not. *largest object* and *random object* choose among the true masks "
+    "of all objects of the video: they are upper bounds."
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Scores of one method on one sentence."""
+
+    video: str
+    exp_id: str
+    text: str
+    kind: str
+    heldout_art: bool
+    heldout_background: bool
+    method: str  # one of METHODS
+    j: float  # mean over frames
+    f: float
+    empty: bool  # no pixel in any frame
+
+    @property
+    def jf(self) -> float:
+        """J&F."""
+        return (self.j + self.f) / 2
+
+
+def score_clip(split: MevisSplit, clip: Clip, model, processor, seed: int) -> list[Answer]:
+    """Every method's answers to every sentence of one video.
+
+    Raises:
+        ValueError: The model returns another number of tracks or frames than it was given.
+    """
+    texts = [s.text for s in clip.sentences]
+    tracks = {
+        "FindTrack": model.segment(str(clip.folder), texts, processor=processor),
+        "key frame 0 only": model.segment(
+            str(clip.folder), texts, processor=processor, key_frames=1
+        ),
+    }
+    answers = []
+    for n, sentence in enumerate(clip.sentences):
+        for method in METHODS:
+            if method in tracks:
+                if len(tracks[method]) != len(texts):
+                    raise ValueError(f"{len(texts)} sentences gave {len(tracks[method])} tracks")
+                masks = tracks[method][n].masks
+            else:
+                masks = split.masks(clip, _guess(method, split, clip, sentence, seed))
+            answers.append(_score(split, clip, sentence, method, masks))
+    return answers
+
+
+def _guess(method: str, split: MevisSplit, clip: Clip, sentence: Sentence, seed: int):
+    """The object a baseline chooses, as a tuple of none or one key."""
+    objects = clip.anno_ids
+    if not objects:
+        return ()
+    if method == "largest object":
+        return (max(objects, key=lambda a: split.mean_area(clip, a)),)
+    # Drawn per sentence, so that neither --limit nor the order of videos changes a draw.
+    key = zlib.crc32(f"{clip.name}/{sentence.exp_id}".encode())
+    return (objects[np.random.default_rng([seed, key]).integers(len(objects))],)
+
+
+def _score(split, clip: Clip, sentence: Sentence, method: str, masks: Iterable) -> Answer:
+    some = False
+
+    def watched():
+        nonlocal some
+        for mask in masks:
+            some = some or bool(mask.any())
+            yield mask
+
+    scores = sequence_scores(watched(), split.masks(clip, sentence.anno_ids))
+    return Answer(
+        video=clip.name,
+        exp_id=sentence.exp_id,
+        text=sentence.text,
+        kind=sentence.kind,
+        heldout_art=clip.heldout_art,
+        heldout_background=clip.heldout_background,
+        method=method,
+        j=scores.j_mean,
+        f=scores.f_mean,
+        empty=not some,
+    )
+
+
+def evaluate(
+    split: MevisSplit,
+    clips: Sequence[Clip],
+    score: Callable[[Clip], list[Answer]],
+    cache: Path,
+    seed: int,
+) -> list[Answer]:
+    """Answers of all clips, taken from `cache` where a clip and the seed are what they were.
+
+    Args:
+        split: Where the clips come from.
+        clips: What to score.
+        score: Scores one clip; see `score_clip`.
+        cache: Folder of one JSON file per video, of one model.
+        seed: Of the random baseline.
+    """
+    answers = []
+    for clip in tqdm(clips, unit="video", disable=not sys.stderr.isatty()):
+        path = cache / f"{clip.name}.json"
+        key = f"{split.digest(clip)}-{seed}"
+        kept = _read_cache(path, key)
+        if kept is None:
+            kept = score(clip)
+            write_json(path, {"key": key, "answers": [asdict(a) for a in kept]})
+        answers += kept
+    return answers
+
+
+def _read_cache(path: Path, key: str) -> list[Answer] | None:
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return [Answer(**a) for a in stored["answers"]] if stored["key"] == key else None
+    except (OSError, ValueError, KeyError, TypeError):  # absent, or of another version
+        return None
+
+
+def summarise(answers: Sequence[Answer]) -> tuple[list[str], list[list]]:
+    """Header and rows of the table: the number of sentences per column, then one row per method."""
+    columns: dict[str, Callable[[Answer], bool]] = {k: lambda a, k=k: a.kind == k for k in KINDS}
+    columns |= {
+        "trained": lambda a: not (a.heldout_art or a.heldout_background),
+        "held-out art": lambda a: a.heldout_art,
+        "held-out background": lambda a: a.heldout_background,
+    }
+    header = ["", "J&F", "J", "F", *columns, "N-acc", "T-acc"]
+    rows = []
+    for method in METHODS:
+        mine = [a for a in answers if a.method == method]
+        target = [a for a in mine if a.kind != "no-target"]
+        without = [a for a in mine if a.kind == "no-target"]
+        groups = [[a for a in target if belongs(a)] for belongs in columns.values()]
+        if not rows:
+            sizes = [len(target)] * 3 + [len(g) for g in groups] + [len(without), len(target)]
+            rows.append(["sentences", *sizes])
+        rows.append(
+            [
+                method,
+                _mean([a.jf for a in target]),
+                _mean([a.j for a in target]),
+                _mean([a.f for a in target]),
+                *(_mean([a.jf for a in group]) for group in groups),
+                _mean([a.empty for a in without]),
+                _mean([not a.empty for a in target]),
+            ]
+        )
+    return header, rows
+
+
+def _mean(values: Sequence) -> float | None:
+    return float(np.mean(values)) if len(values) else None
+
+
+def _parse(argv) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m eval.sprites", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--root", type=Path, default=Path("eval/data/ref_sprites"))
+    parser.add_argument("--split", default="valid")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="folder or Hub id")
+    parser.add_argument("--out", type=Path, required=True, help="for table.md, table.json, cache/")
+    parser.add_argument("--limit", type=int, help="only the first N videos")
+    parser.add_argument("--seed", type=int, default=0, help="of the random baseline")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto", choices=DTYPES)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; 0 when the table is written, 2 on unusable input."""
+    args = _parse(argv)
+    try:
+        split = MevisSplit(args.root, args.split)
+        model, processor = load_model(args.model, args.device, args.dtype)
+        digest = model_digest(args.model)
+        cache = args.out / "cache" / f"{digest[:16]}-{model.dtype}-{model.device.type}"
+        answers = evaluate(
+            split,
+            split.clips[: args.limit],
+            lambda clip: score_clip(split, clip, model, processor, args.seed),
+            cache,
+            args.seed,
+        )
+    except (OSError, ValueError) as error:
+        print(f"eval.sprites: error: {error}", file=sys.stderr)
+        return 2
+    header, rows = summarise(answers)
+    table = markdown_table(header, rows)
+    title = f"Ref-Sprites {args.split}, {len({a.video for a in answers})} videos"
+    text = f"{title}\n\n{table}\n\n{NOTE}\n"
+    write_text(args.out / "table.md", text)
+    write_json(
+        args.out / "table.json",
+        {
+            "title": title,
+            "model": {"name": args.model, "digest": digest, "dtype": str(model.dtype)},
+            "seed": args.seed,
+            "header": header,
+            "rows": rows,
+            "answers": [asdict(a) for a in answers],
+        },
+    )
+    print(text, end="")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,53 @@
+"""FindTrack: a video and a sentence in, one mask per frame out.
+
+Importing this package makes `AutoConfig`, `AutoModel` and `AutoProcessor` know FindTrack.
+"""
+
+import sys
+from importlib import import_module
+from pathlib import Path
+
+_HOMES = {
+    "FindTrackConfig": "configuration_findtrack",
+    "FindTrackModel": "modeling_findtrack",
+    "FindTrackProcessor": "processing_findtrack",
+    "FindTrackPipeline": "pipeline_findtrack",
+    "Candidate": "results",
+    "MaskSequence": "results",
+    "Track": "results",
+    "Video": "video_base",
+    "VideoError": "video_base",
+    "open_video": "video_io",
+}
+
+__all__ = ["register", *_HOMES]
+
+
+def register() -> None:
+    """Tell transformers' Auto classes about FindTrack; done on import, may be repeated."""
+    from transformers import AutoConfig, AutoModel, AutoProcessor
+    from transformers.pipelines import PIPELINE_REGISTRY
+
+    config = import_module(f"{__name__}.configuration_findtrack").FindTrackConfig
+    model = import_module(f"{__name__}.modeling_findtrack").FindTrackModel
+    processor = import_module(f"{__name__}.processing_findtrack").FindTrackProcessor
+    AutoConfig.register("findtrack", config, exist_ok=True)
+    AutoModel.register(config, model, exist_ok=True)
+    AutoProcessor.register(config, processor, exist_ok=True)
+    pipeline = import_module(f"{__name__}.pipeline_findtrack")
+    if pipeline.TASK not in PIPELINE_REGISTRY.get_supported_tasks():
+        PIPELINE_REGISTRY.register_pipeline(
+            pipeline.TASK, pipeline.FindTrackPipeline, pt_model=AutoModel, type="multimodal"
+        )
+
+
+def __getattr__(name: str):
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+# The `findtrack` command registers when it needs a model: `findtrack --help` shall not wait for
+# PyTorch to be imported.
+if Path(sys.argv[0] if sys.argv else "").stem != "findtrack":
+    register()

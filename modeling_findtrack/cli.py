@@ -1,0 +1,351 @@
+"""The `findtrack` command. Heavy imports wait inside the subcommands: help comes at once."""
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+DEFAULT_MODEL = str(Path(__file__).parent / "tiny")
+_DEVICES = ("auto", "cpu", "cuda", "mps")
+_DTYPES = ("auto", "float32", "bfloat16", "float16")
+_KINDS = ("masks", "overlay", "coco", "npz", "matte")
+_UNUSABLE, _INTERRUPTED = 2, 130  # exit statuses
+
+
+class CliError(ValueError):
+    """Unusable input; the message is the one line the user sees."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line. With FINDTRACK_DEBUG set, errors keep their traceback.
+
+    Returns:
+        0 when done (also when nothing was found), 2 for unusable input with one line on stderr,
+        130 when interrupted.
+    """
+    try:
+        args = _parser().parse_args(argv)
+    except SystemExit as stop:  # --help, or a usage error already told
+        return int(stop.code or 0)
+    try:
+        with _terminate_like_interrupt():
+            args.run(args)
+    except (ValueError, OSError) as error:  # what unusable input raises
+        if os.environ.get("FINDTRACK_DEBUG"):
+            raise
+        sys.stderr.write(f"findtrack: error: {_one_line(error)}\n")
+        return _UNUSABLE
+    except KeyboardInterrupt:
+        sys.stderr.write("findtrack: interrupted, nothing was written\n")
+        return _INTERRUPTED
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        self.exit(_UNUSABLE, f"findtrack: error: {message} (see {self.prog} --help)\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="findtrack", description="Find the object a sentence names, track it.")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    segment = commands.add_parser(
+        "segment",
+        help="a video and sentences in, one mask per frame and sentence out",
+        description="Segment and track what each sentence names. Writes DIR/result.json, "
+        "DIR/contact_sheet.png (the frames looked at, with scores) and what --write lists.",
+    )
+    segment.add_argument("video", metavar="VIDEO", help="a video file, or a folder of images")
+    segment.add_argument("expressions", metavar="EXPRESSION", nargs="+", help="one object each")
+    segment.add_argument("--out", metavar="DIR", help="default: VIDEO's name + .findtrack, here")
+    _add_model_options(segment)
+    segment.add_argument(
+        "--key-frames", type=_positive, metavar="K", help="frames to look at (default: the model's)"
+    )
+    segment.add_argument(
+        "--write",
+        type=_kinds,
+        default=("masks", "overlay"),
+        metavar="KINDS",
+        help=f"comma-separated: {', '.join(_KINDS)} (default: masks,overlay)",
+    )
+    segment.add_argument(
+        "--overwrite", action="store_true", help="write into DIR though it holds other files"
+    )
+    segment.add_argument("--quiet", action="store_true", help="no progress bars, no summary")
+    segment.set_defaults(run=_segment)
+
+    hub = commands.add_parser(
+        "hub-folder",
+        help="make a Hub-ready folder of a model: weights, configs, remote code, card",
+        description="Write MODEL with everything AutoModel.from_pretrained needs.",
+    )
+    hub.add_argument("model", metavar="MODEL", nargs="?", default=DEFAULT_MODEL)
+    hub.add_argument("--out", metavar="DIR", required=True)
+    hub.add_argument("--push", metavar="REPO_ID", help="upload the folder to this Hub repository")
+    hub.add_argument("--overwrite", action="store_true", help="write though DIR holds other files")
+    hub.set_defaults(run=_hub_folder)
+    return parser
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model",
+        default=DEFAULT_MODEL,
+        metavar="PATH_OR_ID",
+        help="checkpoint folder or Hub id (default: the tiny one that ships with FindTrack)",
+    )
+    parser.add_argument("--device", choices=_DEVICES, default="auto")
+    parser.add_argument("--dtype", choices=_DTYPES, default="auto")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def _kinds(text: str) -> tuple[str, ...]:
+    kinds = tuple(kind.strip() for kind in text.split(",") if kind.strip())
+    for kind in kinds:
+        if kind not in _KINDS:
+            raise argparse.ArgumentTypeError(f"'{kind}' is none of {', '.join(_KINDS)}")
+    return kinds
+
+
+def _segment(args: argparse.Namespace) -> None:
+    """Check every input, then load, segment, write: what can fail cheaply fails first."""
+    expressions = _checked_expressions(args.expressions)
+    from .export import OUTPUT_NAMES, export, is_result_folder
+    from .output_folder import OutputFolder
+    from .video_io import open_video
+
+    out = args.out or f"{Path(args.video).resolve().stem}.findtrack"
+    output = OutputFolder(out, OUTPUT_NAMES, is_result_folder, args.overwrite)
+    with open_video(args.video) as video, output as folder:
+        model, processor = load_model(args.model, args.device, args.dtype)
+        with _progress_bars(args.quiet) as progress:
+            tracks = model.segment(
+                video,
+                expressions,
+                processor=processor,
+                key_frames=args.key_frames,
+                progress=progress,
+            )
+            export(
+                video,
+                tracks,
+                folder,
+                kinds=args.write,
+                model=_model_name(args.model),
+                source=args.video,
+                progress=progress,
+            )
+    if not args.quiet:
+        _say(_summary(tracks, Path(out)))
+
+
+def _checked_expressions(expressions: Sequence[str]) -> list[str]:
+    for number, expression in enumerate(expressions, 1):
+        if not expression.strip():
+            which = "the sentence" if len(expressions) == 1 else f"sentence {number}"
+            raise CliError(f"{which} is empty; say what to look for")
+    return list(expressions)
+
+
+def load_model(name: str, device: str = "auto", dtype: str = "auto") -> tuple:
+    """Model and processor of a checkpoint, with the installed code, on a device.
+
+    Args:
+        name: Checkpoint folder or Hub id.
+        device: "auto" takes CUDA, then MPS, then the CPU.
+        dtype: "auto" is float32, and bfloat16 on CUDA where it has that.
+
+    Raises:
+        CliError: If the checkpoint or the device is not there, or is no FindTrack model.
+    """
+    import torch
+    from huggingface_hub.utils import logging as hub_logging
+    from transformers.utils import logging
+
+    hub_logging.set_verbosity_error()  # an error is one line, without retries told on the way
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    device = _pick_device(torch, device)
+    if dtype == "auto":
+        fast = device == "cuda" and torch.cuda.is_bf16_supported()
+        dtype = "bfloat16" if fast else "float32"
+    _check_checkpoint(name)
+    from .modeling_findtrack import FindTrackModel
+    from .processing_findtrack import FindTrackProcessor
+
+    try:
+        model = FindTrackModel.from_pretrained(name, dtype=getattr(torch, dtype))
+        processor = FindTrackProcessor.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise CliError(f"{name}: the model cannot be loaded ({_one_line(error)})") from None
+    return model.to(device).eval(), processor
+
+
+def _pick_device(torch, device: str) -> str:
+    available = {"cpu": True, "cuda": torch.cuda.is_available()}
+    available["mps"] = torch.backends.mps.is_available()
+    if device == "auto":
+        return next(name for name in ("cuda", "mps", "cpu") if available[name])
+    if not available[device]:
+        raise CliError(f"device {device}: not available here; use --device cpu")
+    return device
+
+
+def _check_checkpoint(name: str) -> None:
+    """Tell a missing folder, and a model of another kind, before anything large is read."""
+    from transformers import PreTrainedConfig
+
+    path = Path(name)
+    looks_local = path.is_absolute() or name.startswith(".") or name.count("/") != 1
+    if not path.is_dir() and (looks_local or path.exists()):
+        raise CliError(f"{name}: no such model folder")
+    try:
+        config, _ = PreTrainedConfig.get_config_dict(name)
+    except (OSError, ValueError):
+        config = {}
+    if not config:
+        raise CliError(f"{name}: no model there (no config.json found, or the Hub not reached)")
+    kind = config.get("model_type")
+    if kind != "findtrack":
+        raise CliError(f"{name}: not a FindTrack model, but of type {kind}")
+
+
+def _model_name(name: str) -> str:
+    return "findtrack-tiny" if name == DEFAULT_MODEL else name
+
+
+def _hub_folder(args: argparse.Namespace) -> None:
+    """Save a checkpoint together with the code it runs on."""
+    from .output_folder import OutputFolder
+
+    with OutputFolder(args.out, (), _is_hub_folder, args.overwrite, last="config.json") as folder:
+        model, processor = load_model(args.model, device="cpu", dtype="float32")
+        type(model.config).register_for_auto_class()
+        type(model).register_for_auto_class("AutoModel")
+        type(processor).register_for_auto_class()
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        card = _model_card()
+        if card is not None:
+            text = card.read_text(encoding="utf-8")
+            (folder / "README.md").write_text(text, encoding="utf-8")
+    _say(f"model folder: {args.out}\n")
+    if args.push:
+        from huggingface_hub import HfApi
+
+        api = HfApi()
+        api.create_repo(args.push, exist_ok=True)
+        sys.stdout.write(
+            f"uploaded: {api.upload_folder(repo_id=args.push, folder_path=args.out)}\n"
+        )
+
+
+def _is_hub_folder(path: Path) -> bool:
+    import json
+
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and config.get("model_type") == "findtrack"
+
+
+def _model_card() -> Path | None:
+    """`model_card.md` inside the package, or beside it in a checkout."""
+    here = Path(__file__).parent
+    cards = (folder / "model_card.md" for folder in (here, here.parent))
+    return next((card for card in cards if card.is_file()), None)
+
+
+@contextlib.contextmanager
+def _progress_bars(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress callback that shows one bar per stage, on a terminal only."""
+    from tqdm import tqdm
+
+    labels = {"find": "finding", "track": "tracking", "write": "writing"}
+    bars: dict[str, tqdm] = {}
+
+    def show(stage: str, done: int, total: int) -> None:
+        if stage not in bars:
+            _close(bars)
+            disabled = quiet or not sys.stderr.isatty()
+            bars[stage] = tqdm(total=total, desc=labels.get(stage, stage), disable=disabled)
+        bars[stage].update(done - bars[stage].n)
+
+    try:
+        yield show
+    finally:
+        _close(bars)
+
+
+def _close(bars: dict) -> None:
+    for bar in bars.values():
+        bar.close()
+
+
+def _summary(tracks: Sequence, out: Path) -> str:
+    lines = []
+    for track in tracks:
+        score = "" if track.score is None else f" {track.score:.2f}"
+        if track.found:
+            verdict = f"found, score{score}, key frame {track.key_frame}"
+        else:
+            verdict = f"not found{', best score' + score if score else ''}"
+        lines.append(f"{' '.join(track.expression.split())}: {verdict}")
+    outputs = {
+        "overlay": "overlay.mp4",
+        "masks": "masks",
+        "mattes": "matte",
+        "COCO": "coco.json",
+        "NPZ": "masks.npz",
+        "contact sheet": "contact_sheet.png",
+        "result": "result.json",
+    }
+    for label, name in outputs.items():
+        if (out / name).exists():
+            lines.append(f"{label + ':':<15}{out / name}")
+    return "\n".join(lines) + "\n"
+
+
+def _say(text: str) -> None:
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # a sentence may exceed it
+    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+
+
+def _one_line(error: BaseException) -> str:
+    """The first line of an error's message, or its kind where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def _terminate_like_interrupt() -> Iterator[None]:
+    """Let SIGTERM unwind as Ctrl-C does, so that clean-up runs."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    try:
+        previous = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not in the main thread: the host handles signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

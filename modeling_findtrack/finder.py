@@ -1,0 +1,164 @@
+"""EVF-SAM: an expression and a frame in, mask logits, predicted IoU and presence out.
+
+"EVF-SAM: Early Vision-Language Fusion for Text-Prompted Segment Anything Model", arXiv
+2406.20076. BEiT-3 fuses text and image; its class token, projected, is the only sparse prompt of
+a SAM or SAM 2 mask decoder.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import Sam2Model, SamModel
+
+from .beit3 import Beit3Model
+
+
+@dataclass(frozen=True)
+class FinderImages:
+    """What the finder knows of K frames before it has read any expression."""
+
+    embeddings: Tensor  # (K, C, h, w) input of the mask decoder
+    high_resolution: tuple[Tensor, ...]  # SAM 2: (K, C/8, 4h, 4w), (K, C/4, 2h, 2w); SAM: empty
+    tokens: Tensor  # (K, 1 + P, D) BEiT-3 image tokens
+
+    def select(self, index: Tensor) -> "FinderImages":
+        """The frames at `index` (P,), repeats allowed."""
+        return FinderImages(
+            self.embeddings[index],
+            tuple(level[index] for level in self.high_resolution),
+            self.tokens[index],
+        )
+
+
+@dataclass(frozen=True)
+class FinderOutput:
+    """One answer per (frame, expression) pair, P pairs."""
+
+    mask_logits: Tensor  # (P, s, s), s = image size / 4
+    iou: Tensor  # (P,) predicted IoU
+    presence: Tensor | None  # (P,) logits; None where the model does not predict it
+    grounding: Tensor | None  # (P, g, g) logits over the image tokens; None without that prompt
+
+
+class EvfFinder(nn.Module):
+    """The finder on a SAM 2 or a SAM decoder.
+
+    Args:
+        config: A `FinderConfig`.
+        own_vision_encoder: False removes the image encoder: features come from the tracker's.
+    """
+
+    def __init__(self, config, own_vision_encoder: bool = True):
+        super().__init__()
+        self.config = config
+        self.is_sam2 = config.sam_config.model_type == "sam2"
+        if not (self.is_sam2 or own_vision_encoder):
+            raise ValueError("only a SAM 2 finder can share the tracker's vision encoder")
+        self.sam = (Sam2Model if self.is_sam2 else SamModel)(config.sam_config)
+        if not own_vision_encoder:
+            del self.sam.vision_encoder
+        self.beit3 = Beit3Model(config.beit3_config)
+        width = config.beit3_config.hidden_size
+        prompt = config.sam_config.prompt_encoder_config.hidden_size
+        self.text_projection = nn.Sequential(
+            nn.Linear(width, width), nn.ReLU(), nn.Linear(width, prompt)
+        )
+        self.grounding_head = nn.Linear(width, 1) if config.grounding_prompt else None
+        self.presence_head = nn.Linear(width, 1) if config.presence_head else None
+
+    def encode(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
+        """Image features of the finder's own encoder.
+
+        Args:
+            pixel_values: (K, 3, S, S).
+
+        Returns:
+            SAM 2: the FPN maps at strides 4, 8, 16. SAM: the image embedding alone.
+        """
+        output = self.sam.vision_encoder(pixel_values, return_dict=True)
+        return tuple(output.fpn_hidden_states) if self.is_sam2 else (output.last_hidden_state,)
+
+    def prepare(self, levels: tuple[Tensor, ...], beit3_pixels: Tensor) -> FinderImages:
+        """All that does not depend on an expression.
+
+        Args:
+            levels: What `encode` returns, or the tracker's FPN maps if they are shared.
+            beit3_pixels: (K, 3, b, b) input of BEiT-3.
+        """
+        tokens = self.beit3.embed_image(beit3_pixels)
+        if not self.is_sam2:
+            return FinderImages(levels[0], (), tokens)
+        decoder = self.sam.mask_decoder
+        embeddings = levels[2] + self.sam.no_memory_embedding.reshape(1, -1, 1, 1)
+        high = (decoder.conv_s0(levels[0]), decoder.conv_s1(levels[1]))
+        return FinderImages(embeddings, high, tokens)
+
+    def forward(
+        self, images: FinderImages, input_ids: Tensor, attention_mask: Tensor
+    ) -> FinderOutput:
+        """Answer P (frame, expression) pairs.
+
+        Args:
+            images: P frames, see `FinderImages.select`.
+            input_ids: (P, L) token ids.
+            attention_mask: (P, L), 0 on padding.
+        """
+        fused = self.beit3(images.tokens, input_ids, attention_mask)
+        prompt = self.text_projection(fused[:, :1])  # (P, 1, C)
+        grounding = self._ground(fused[:, 1 : images.tokens.shape[1]])
+        masks, iou, presence = self.decode(images, prompt[:, None], self._dense(images, grounding))
+        if self.presence_head is not None:
+            presence = self.presence_head(fused[:, 0])[:, 0]
+        return FinderOutput(masks, iou, presence, grounding)
+
+    def decode(
+        self, images: FinderImages, sparse: Tensor, dense: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Run the mask decoder, one prompt per frame.
+
+        Args:
+            images: P frames.
+            sparse: (P, 1, n, C) sparse prompt embeddings.
+            dense: (P, C, h, w) dense prompt embeddings.
+
+        Returns:
+            Mask logits (P, s, s), predicted IoU (P,), object score logits (P,) or None (SAM).
+        """
+        position = self.sam.get_image_wide_positional_embeddings()
+        inputs = {
+            "image_embeddings": images.embeddings,
+            "image_positional_embeddings": position.expand(len(sparse), -1, -1, -1),
+            "sparse_prompt_embeddings": sparse,
+            "dense_prompt_embeddings": dense,
+            "multimask_output": self.config.multimask_output,
+        }
+        if self.is_sam2:
+            high = list(images.high_resolution)
+            masks, iou, _, presence = self.sam.mask_decoder(**inputs, high_resolution_features=high)
+            presence = presence[:, 0, 0]
+        else:
+            masks, iou = self.sam.mask_decoder(**inputs)
+            presence = None
+        masks, iou = masks[:, 0], iou[:, 0]  # (P, M, s, s), (P, M)
+        best = iou.argmax(dim=1)  # of one mask it is that mask
+        rows = torch.arange(len(best), device=best.device)
+        return masks[rows, best], iou[rows, best], presence
+
+    def _ground(self, patches: Tensor) -> Tensor | None:
+        """Fused image tokens (P, g * g, D) -> heat map logits (P, g, g)."""
+        if self.grounding_head is None:
+            return None
+        side = int(patches.shape[1] ** 0.5)
+        return self.grounding_head(patches).view(-1, side, side)
+
+    def _dense(self, images: FinderImages, grounding: Tensor | None) -> Tensor:
+        """Dense prompt: the heat map as a low-resolution mask, or "no mask"."""
+        encoder = self.sam.prompt_encoder
+        count, _, height, width = images.embeddings.shape
+        if grounding is None:
+            return encoder.no_mask_embed.weight.view(1, -1, 1, 1).expand(count, -1, height, width)
+        size = (4 * height, 4 * width)
+        heat = F.interpolate(grounding[:, None], size, mode="bilinear", align_corners=False)
+        return encoder.mask_embed(heat)

@@ -1,0 +1,41 @@
+"""Fixtures that several test files share."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+CORPUS = [
+    "a red dog on the left",
+    "the person wearing white is running",
+    "two cats and a big blue car move to the right",
+    "the smallest panda climbing over another one",
+]
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Callable[[str], Path]:
+    """Folder of a golden set by name; the test is skipped where the set is absent.
+
+    The sets are looked for in `FINDTRACK_GOLDEN`, by default in the copy beside the tests.
+    """
+    root = Path(os.environ.get("FINDTRACK_GOLDEN") or Path(__file__).parent / "golden")
+
+    def find(name: str) -> Path:
+        if not (root / name).is_dir():
+            pytest.skip(f"golden set {name} is not in {root}; set FINDTRACK_GOLDEN")
+        return root / name
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def tokenizers():
+    """(BEiT-3, CLIP) tokenizers of the real classes, trained on four sentences."""
+    from transformers import CLIPTokenizer, XLMRobertaTokenizer
+
+    beit3 = XLMRobertaTokenizer().train_new_from_iterator(CORPUS, 200, show_progress=False)
+    clip = CLIPTokenizer().train_new_from_iterator(CORPUS, 600, show_progress=False)
+    beit3.model_max_length, clip.model_max_length = 64, 77
+    return beit3, clip

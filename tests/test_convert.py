@@ -1,0 +1,82 @@
+"""Renaming of official tensors; that the result computes the same is tested in test_golden_*."""
+
+import pytest
+import torch
+
+from modeling_findtrack import convert
+
+
+@pytest.mark.parametrize(
+    "function, key",
+    [
+        (convert.beit3_keys, "encoder.layers.0.moe.A.weight"),
+        (convert.sam_keys, "image_encoder.trunk.pos_embed"),
+        (convert.sam_keys, "mask_decoder.iou_prediction_head.layers.3.weight"),
+        (convert.sam2_keys, "sam_mask_decoder.conv_s2.weight"),
+        (convert.sam2_keys, "image_encoder.trunk.pos_embed.extra"),
+        (convert.sam2_keys, "sam_prompt_encoder.pe_layer.other"),
+        (convert.alpha_clip_keys, "visual.transformer.resblocks.0.attn.lora.weight"),
+        (convert.evf_keys, "text_hidden_fcs.1.0.weight"),
+        (convert.evf_keys, "lm_head.weight"),
+    ],
+)
+def test_unknown_names_are_listed(function, key):
+    with pytest.raises(ValueError, match="unknown") as error:
+        function({key: torch.zeros(1)})
+    assert key.split(".")[-2] in str(error.value)
+
+
+def test_two_tensors_never_become_one():
+    attention = "visual.transformer.resblocks.0.attn.in_proj"
+    both = {f"{attention}_weight": torch.zeros(6, 2)}
+    with pytest.raises(ValueError, match="both become"):
+        convert.rename(
+            {"a.1": both[f"{attention}_weight"], "b.1": torch.zeros(1)},
+            [("a.#", "c.#"), ("b.#", "c.#")],
+        )
+
+
+def test_in_proj_is_split_in_the_order_query_key_value():
+    weight = torch.arange(18.0).reshape(9, 2)
+    for dot in "._":  # the image tower's spelling and the text tower's
+        out = convert.alpha_clip_keys({f"transformer.resblocks.3.attn.in_proj{dot}weight": weight})
+        layer = "text_model.encoder.layers.3.self_attn"
+        assert torch.equal(out[f"{layer}.q_proj.weight"], weight[:3])
+        assert torch.equal(out[f"{layer}.k_proj.weight"], weight[3:6])
+        assert torch.equal(out[f"{layer}.v_proj.weight"], weight[6:])
+
+
+def test_alpha_clip_image_tower_replaces_that_of_clip():
+    clip = {"visual.proj": torch.zeros(3, 2), "logit_scale": torch.tensor(4.0)}
+    clip |= {"vocab_size": torch.tensor(49408)}
+    out = convert.alpha_clip_keys(clip, visual={"proj": torch.ones(3, 2)})
+    assert set(out) == {"visual_projection.weight", "logit_scale"}
+    assert torch.equal(out["visual_projection.weight"], torch.ones(2, 3))
+
+
+def test_fine_tuned_files_carry_a_prefix():
+    key = "mm_extractor.beit3.text_embed.weight"
+    assert set(convert.evf_keys({f"module.{key}": torch.zeros(1)})) == {"beit3.text_embed.weight"}
+
+
+def test_sam2_points_are_joined_and_the_position_matrix_doubled():
+    points = {
+        f"sam_prompt_encoder.point_embeddings.{i}.weight": torch.full((1, 2), i * 1.0)
+        for i in (2, 0, 3, 1)
+    }
+    matrix = "sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
+    out = convert.sam2_keys({**points, matrix: torch.ones(2, 4)})
+    assert out["prompt_encoder.point_embed.weight"][:, 0].tolist() == [0, 1, 2, 3]
+    for name in ("shared_image_embedding", "prompt_encoder.shared_embedding"):
+        assert torch.equal(out[f"{name}.positional_embedding"], torch.ones(2, 4))
+
+
+def test_both_names_of_the_fuser_scale():
+    for name in ("gamma", "weight"):
+        out = convert.sam2_keys({f"memory_encoder.fuser.layers.1.{name}": torch.zeros(1)})
+        assert set(out) == {"memory_encoder.memory_fuser.layers.1.scale"}
+
+
+def test_sam2_image_keys_leave_out_the_video_memory():
+    tensors = {k: torch.zeros(1) for k in ("no_mem_embed", "no_obj_ptr", "maskmem_tpos_enc")}
+    assert set(convert.sam2_image_keys(tensors)) == {"no_memory_embedding"}

@@ -1,0 +1,60 @@
+"""Sampling and choosing key frames."""
+
+import numpy as np
+import pytest
+
+from modeling_findtrack.keyframes import choose_key_frame, sample_frames
+from modeling_findtrack.results import Candidate, encode_mask
+
+
+def candidate(frame=0, score=0.5, presence=None, pixels=4) -> Candidate:
+    mask = np.zeros((4, 4), dtype=bool)
+    mask.flat[:pixels] = True
+    return Candidate(frame, score, None, presence, score, encode_mask(mask))
+
+
+@pytest.mark.parametrize("frames", [10, 11, 30, 97, 1000])
+@pytest.mark.parametrize("count", [2, 5, 10])
+def test_the_papers_sampling_rule(frames, count):
+    expected = [int(r * (frames - 1) / (count - 1)) for r in range(count)]
+    assert sample_frames(frames, count) == expected
+    assert expected[0] == 0 and expected[-1] == frames - 1
+
+
+@pytest.mark.parametrize(
+    "frames, count, expected", [(1, 5, [0]), (2, 5, [0, 1]), (4, 5, [0, 1, 2, 3]), (9, 1, [0])]
+)
+def test_short_videos_give_each_frame_once(frames, count, expected):
+    assert sample_frames(frames, count) == expected
+
+
+@pytest.mark.parametrize("frames, count", [(0, 5), (5, 0)])
+def test_nothing_to_sample(frames, count):
+    with pytest.raises(ValueError, match="at least 1"):
+        sample_frames(frames, count)
+
+
+def test_the_best_wins_and_the_first_on_ties():
+    scores = [0.2, 0.7, 0.7, 0.1]
+    assert choose_key_frame([candidate(score=s) for s in scores]) == 1
+
+
+def test_empty_masks_lose_unless_they_may_win():
+    both = [candidate(score=0.9, pixels=0), candidate(score=0.1)]
+    assert choose_key_frame(both) == 1
+    assert choose_key_frame(both, accept_empty=True) == 0
+    assert choose_key_frame(both[:1]) is None
+
+
+def test_thresholds():
+    three = [
+        candidate(score=0.9, presence=0.2),
+        candidate(score=0.5, presence=0.8),
+        candidate(score=0.3, presence=0.9),
+    ]
+    assert choose_key_frame(three) == 0
+    assert choose_key_frame(three, presence_threshold=0.5) == 1
+    assert choose_key_frame(three, presence_threshold=0.95) is None
+    assert choose_key_frame(three, score_threshold=0.95) is None
+    unknown = [candidate(score=0.4, presence=None)]
+    assert choose_key_frame(unknown, presence_threshold=0.5) == 0

@@ -1,0 +1,204 @@
+"""The whole flow: segment, find, track."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from modeling_findtrack import FindTrackModel, Track
+from modeling_findtrack.modeling_findtrack import KeyMask
+from modeling_findtrack.results import Candidate
+from tests.tiny_models import moving_square, tiny
+
+
+@pytest.fixture(scope="module")
+def parts():
+    return tiny()
+
+
+def box(size=(48, 64)) -> np.ndarray:
+    mask = np.zeros(size, dtype=bool)
+    mask[10:26, 16:32] = True
+    return mask
+
+
+@pytest.mark.parametrize("frames", [1, 2, 6, 13])
+def test_frames_out_are_frames_in(parts, frames):
+    model, processor = parts
+    (track,) = model.segment(moving_square(frames), "the dog", processor=processor)
+    assert isinstance(track, Track) and track.expression == "the dog"
+    assert len(track.masks) == len(track.presence) == frames
+    assert track.masks[0].shape == (48, 64) and track.masks[0].dtype == bool
+    assert len(track.candidates) == min(frames, 5)
+    assert ((track.presence >= 0) & (track.presence <= 1)).all()
+
+
+def test_the_key_frame_is_the_best_candidate_and_keeps_its_mask(parts):
+    model, processor = parts
+    tracks = model.segment(moving_square(), ["the dog", "a red car"], processor=processor)
+    for track in tracks:
+        best = max(track.candidates, key=lambda c: c.score)
+        assert track.found and track.score == best.score and track.key_frame == best.frame
+        assert (track.masks[track.key_frame] == best.mask).all()
+        for c in track.candidates:
+            assert c.score == pytest.approx(0.5 * c.iou + 0.5 * c.alignment, abs=1e-5)
+
+
+def test_several_expressions_together_equal_each_alone(parts):
+    model, processor = parts
+    texts = ["the dog on the left", "cat", "a big red car moving right"]
+    video = moving_square(12)
+    together = model.segment(video, texts, processor=processor)
+    for text, track in zip(texts, together, strict=True):
+        (alone,) = model.segment(video, text, processor=processor)
+        assert track.key_frame == alone.key_frame
+        assert track.score == pytest.approx(alone.score, abs=1e-5)
+        assert (track.masks.to_array() != alone.masks.to_array()).mean() < 1e-3
+
+
+def test_tracking_is_the_same_in_a_reversed_video(parts):
+    model, processor = parts
+    video = moving_square(8)
+    forwards = model.propagate(video, box(), 2, processor=processor).to_array()
+    backwards = model.propagate(video[::-1], box(), 5, processor=processor).to_array()
+    assert (forwards != backwards[::-1]).mean() < 1e-3
+
+
+@pytest.mark.parametrize("keys", [[0], [7], [3], [2, 5], [0, 7, 3, 3]])
+def test_each_frame_is_encoded_at_most_once_more_than_kept(parts, keys, monkeypatch):
+    model, processor = parts
+    video = moving_square(8)
+    encoded = []
+    encode = FindTrackModel.encode
+
+    def counting(self, pixels):
+        encoded.append(len(pixels))
+        return encode(self, pixels)
+
+    monkeypatch.setattr(FindTrackModel, "encode", counting)
+    prompts = [KeyMask(frame, box()) for frame in keys]
+    kept = model.track(video, prompts, processor=processor)
+    assert sum(encoded) == 8  # however many expressions
+    encoded.clear()
+    monkeypatch.setattr(model.config, "feature_cache_bytes", 0)
+    without = model.track(video, prompts, processor=processor)
+    assert sum(encoded) == 8 + max(keys) - min(keys)
+    for (a, presence), (b, other) in zip(kept, without, strict=True):
+        assert (a.to_array() == b.to_array()).all() and np.array_equal(presence, other)
+
+
+def test_segment_encodes_sampled_frames_once_for_find_and_track(parts, monkeypatch):
+    model, processor = parts
+    encoded = []
+    encode = FindTrackModel.encode
+
+    def counting(self, pixels):
+        encoded.append(len(pixels))
+        return encode(self, pixels)
+
+    monkeypatch.setattr(FindTrackModel, "encode", counting)
+    model.segment(moving_square(10), ["the dog", "cat", "car"], processor=processor)
+    assert sum(encoded) == 10
+
+
+def test_not_found_is_an_answer(parts, monkeypatch):
+    model, processor = parts
+    monkeypatch.setattr(model.config, "score_threshold", 99.0)
+    (track,) = model.segment(moving_square(5), "the dog", processor=processor)
+    assert not track.found and track.key_frame is None
+    assert track.score == max(c.score for c in track.candidates)
+    assert track.masks.areas().sum() == 0 and len(track.masks) == 5
+    assert not track.presence.any()
+
+
+def test_found_and_not_found_in_one_call(parts, monkeypatch):
+    model, processor = parts
+    choose = FindTrackModel.choose
+
+    def only_first_sizes(self, candidates: tuple[Candidate, ...]):
+        return None if candidates[0].score in hidden else choose(self, candidates)
+
+    texts = ["the dog", "cat", "car"]
+    found = model.find(moving_square(6), texts, processor=processor)
+    hidden = {found[1][0].score}
+    monkeypatch.setattr(FindTrackModel, "choose", only_first_sizes)
+    tracks = model.segment(moving_square(6), texts, processor=processor)
+    assert [t.found for t in tracks] == [True, False, True]
+    assert tracks[1].masks.areas().sum() == 0
+    expected = model.segment(moving_square(6), ["car"], processor=processor)[0]
+    assert (tracks[2].masks.to_array() == expected.masks.to_array()).mean() > 0.999
+
+
+def test_every_kind_of_input_gives_the_same(parts, tmp_path):
+    model, processor = parts
+    video = moving_square(4)
+    for i, frame in enumerate(video):
+        Image.fromarray(frame).save(tmp_path / f"{i}.png")
+    images = [Image.fromarray(frame) for frame in video]
+    results = [
+        model.segment(source, "the dog", processor=processor)[0].masks.to_array()
+        for source in (video, list(video), images, tmp_path, str(tmp_path))
+    ]
+    assert all((r == results[0]).all() for r in results)
+
+
+def test_progress_counts_to_the_end(parts):
+    model, processor = parts
+    seen = []
+    model.segment(
+        moving_square(7), ["dog", "cat"], processor=processor, progress=lambda *a: seen.append(a)
+    )
+    finds = [row for row in seen if row[0] == "find"]
+    tracks = [row for row in seen if row[0] == "track"]
+    assert finds[-1][1] == finds[-1][2] == 10
+    assert [row[1] for row in tracks] == list(range(1, tracks[-1][2] + 1))
+
+
+@pytest.mark.parametrize("expressions", [[], "", "  ", ["a dog", ""], [None]])
+def test_empty_expressions_are_refused(parts, expressions):
+    model, processor = parts
+    with pytest.raises(ValueError, match="expression"):
+        model.segment(moving_square(2), expressions, processor=processor)
+
+
+def test_wrong_key_masks_are_refused(parts):
+    model, processor = parts
+    with pytest.raises(ValueError, match="for a video of size"):
+        model.propagate(moving_square(2), box((10, 10)), processor=processor)
+    with pytest.raises(ValueError, match="key frame 2 of 2 frames"):
+        model.propagate(moving_square(2), box(), 2, processor=processor)
+
+
+def test_without_aligner_the_score_is_the_predicted_iou(parts):
+    from training import tiny_model
+
+    model, processor = parts
+    config = tiny_model.tiny_config(len(processor.tokenizer), len(processor.clip_tokenizer))
+    config.aligner, config.presence_threshold = "none", None
+    plain = FindTrackModel(config).eval()
+    assert plain.aligner is None
+    (track,) = plain.segment(moving_square(3), "dog", processor=processor)
+    assert all(c.alignment is None and c.score == c.iou for c in track.candidates)
+
+
+def test_save_and_load(parts, tmp_path):
+    model, processor = parts
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    from transformers import AutoModel, AutoProcessor
+
+    again, loaded = AutoModel.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)
+    assert again.dtype == torch.float32 and type(again) is FindTrackModel
+    video = moving_square(4)
+    before = model.segment(video, "the dog", processor=processor)[0]
+    after = again.eval().segment(video, "the dog", processor=loaded)[0]
+    assert (before.masks.to_array() == after.masks.to_array()).all()
+    assert after.score == before.score
+
+
+def test_bfloat16_runs_and_agrees_on_most_pixels(parts):
+    model, processor = parts
+    video = moving_square(4)
+    full = model.propagate(video, box(), 0, processor=processor).to_array()
+    half = tiny()[0].to(torch.bfloat16).propagate(video, box(), 0, processor=processor).to_array()
+    assert (full != half).mean() < 0.1

@@ -1,0 +1,430 @@
+"""Ref-Sprites: the generator on a small bank drawn here, and the committed split."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from training import scenes, sprites
+from training.backgrounds import HELDOUT_FAMILIES, TRAIN_FAMILIES, make_background
+from training.expressions import KINDS, vocabulary
+from training.scenes import SceneSampler
+from training.sprite_art import HELDOUT_STYLES, TRAIN_STYLES, ArtError, load_art, save_art
+from training.sprite_dataset import choose_sentences
+from training.sprite_nouns import CONFUSABLE, NOUN_CODES, SYNONYMS, confusable_with
+from training.sprite_render import CameraFaults, Pose, draw, prepare
+
+DATA = Path(__file__).parents[1] / "eval" / "data"
+NOUNS = ("apple", "boat", "book", "cactus", "car", "clock", "dog", "key", "star", "tree")
+CANONICAL = {word: noun for noun, words in SYNONYMS.items() for word in words}
+
+
+@pytest.fixture(scope="module")
+def art_dir(tmp_path_factory):
+    """A bank of white polygons: one shape per noun, the same in every style."""
+    images = {}
+    for n, noun in enumerate(NOUNS):
+        angles = np.linspace(0, 2 * np.pi, n + 3, endpoint=False)
+        points = 32 + 31 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        alpha = np.zeros((64, 64), np.uint8)
+        cv2.fillPoly(alpha, [np.int32(points * 16)], 255, cv2.LINE_AA, 4)
+        image = np.dstack([np.full((64, 64, 3), 255, np.uint8), alpha])
+        for style in (*TRAIN_STYLES, *HELDOUT_STYLES):
+            images[noun, style] = image
+    root = tmp_path_factory.mktemp("art") / "bank"
+    save_art(root, images, {"sources": []})
+    return root
+
+
+@pytest.fixture(scope="module")
+def bank(art_dir):
+    return load_art(art_dir)
+
+
+@pytest.fixture(scope="module")
+def clips(bank):
+    sampler = SceneSampler(bank, seed=3, pool=4)
+    return [sampler.clip(20, (96, 128)) for _ in range(40)]
+
+
+def test_bank_round_trip(bank):
+    assert bank.nouns == NOUNS
+    assert set(bank.styles) == {*TRAIN_STYLES, *HELDOUT_STYLES}
+    image = bank.image("car", TRAIN_STYLES[0])
+    assert image.shape == (64, 64, 4) and image.dtype == np.uint8
+    assert set(np.unique(image[..., :3])) == {255}
+
+
+def test_missing_art_says_what_to_do(tmp_path):
+    with pytest.raises(ArtError, match="fetch"):
+        load_art(tmp_path / "nowhere")
+
+
+def test_nouns_are_distinct_single_words():
+    words = [*NOUN_CODES, *CANONICAL]
+    assert len(words) == len(set(words)) and all(word.isalpha() for word in words)
+    assert len(NOUN_CODES) == len(set(NOUN_CODES.values())) >= 80
+    assert set(SYNONYMS) | set().union(*CONFUSABLE) <= set(NOUN_CODES)
+
+
+@pytest.mark.parametrize("family", TRAIN_FAMILIES + HELDOUT_FAMILIES)
+def test_backgrounds_vary_and_repeat_by_seed(family):
+    first, again, other = (make_background(family, np.random.default_rng(s)) for s in (1, 1, 2))
+    assert first.dtype == np.uint8 and first.shape[2] == 3
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+    assert first.std() > 1
+
+
+def test_photo_backgrounds_come_from_a_folder_and_only_on_request(tmp_path, monkeypatch):
+    monkeypatch.setenv("FINDTRACK_PHOTOS", str(tmp_path))
+    with pytest.raises(ValueError, match="FINDTRACK_PHOTOS"):
+        make_background("photo", np.random.default_rng(0))
+    orange = np.full((60, 90, 3), (0, 128, 255), np.uint8)  # BGR
+    cv2.imwrite(str(tmp_path / "photo.png"), orange)
+    red, green, blue = make_background("photo", np.random.default_rng(0)).mean(axis=(0, 1))
+    assert red > green > blue
+
+
+def test_sampler_is_deterministic_and_seed_matters(bank):
+    def three(seed):
+        sampler = SceneSampler(bank, seed, pool=4)
+        return [sampler.clip(n, (64, 80), expressions_per_object=2) for n in (1, 6, 3)]
+
+    for a, b in zip(three(5), three(5), strict=True):
+        assert np.array_equal(a.frames, b.frames) and np.array_equal(a.masks, b.masks)
+        assert a.expressions == b.expressions and a.fps == b.fps
+    assert not np.array_equal(three(5)[0].frames, three(6)[0].frames)
+
+
+@pytest.mark.parametrize("frames,size", [(1, (64, 64)), (7, (48, 90)), (5, (90, 48))])
+def test_shapes(bank, frames, size):
+    clip = SceneSampler(bank, 0, pool=4).clip(frames, size, fps=12)
+    assert clip.frames.shape == (frames, *size, 3) and clip.frames.dtype == np.uint8
+    assert clip.masks.shape == (len(clip.objects), frames, *size) and clip.masks.dtype == bool
+    assert clip.fps == 12 and 2 <= len(clip.objects) <= 5
+    for obj, masks in zip(clip.objects, clip.masks, strict=True):
+        assert bank.nouns[obj.noun_id] == obj.noun
+        for mask, (x0, y0, x1, y1) in zip(masks, obj.boxes, strict=True):
+            ys, xs = np.nonzero(mask)
+            want = (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1) if len(xs) else (0, 0, 0, 0)
+            assert (x0, y0, x1, y1) == want
+
+
+def test_drawing_covers_exactly_the_opaque_pixels(bank):
+    frame = np.zeros((80, 100, 3), np.uint8)
+    drawing = prepare(bank.image("dog", TRAIN_STYLES[0]), None, shadow=False)
+    opaque, place = draw(frame, drawing, Pose(90.0, 40.0, 50.0, 0.4, True))
+    mask = np.zeros((80, 100), bool)
+    mask[place] = opaque
+    assert mask.any() and np.array_equal(frame[..., 0] >= 128, mask)
+    assert draw(frame, drawing, Pose(-90.0, 40.0, 50.0, 0.4, False)) is None
+
+
+def test_masks_follow_the_frames(bank, monkeypatch):
+    """White sprites on black without camera faults: the masks are the bright pixels."""
+    monkeypatch.setattr(scenes, "make_background", lambda *_: np.zeros((448, 448, 3), np.uint8))
+    monkeypatch.setattr(scenes, "colour_matrix", lambda *_: None)
+    perfect = CameraFaults(None, 0.0, 0.0, None, 0)
+    monkeypatch.setattr(SceneSampler, "_faults", lambda self: perfect)
+    sampler = SceneSampler(bank, 1, pool=1)
+    for _ in range(6):
+        clip = sampler.clip(6, (96, 128))
+        bright, union = clip.frames[..., 0] >= 128, clip.masks.any(axis=0)
+        assert union.any() and not (union & ~bright).any()
+        # Two half-transparent edges over each other may add up to a bright pixel.
+        assert (bright & ~union).sum() <= 0.02 * union.sum()
+        assert clip.masks.sum(axis=0).max() == 1  # visible parts never overlap
+
+
+def test_nearer_objects_hide_farther_ones(clips):
+    hidden = [obj.visibility.min() for clip in clips for obj in clip.objects]
+    assert min(hidden) < 0.5 and np.median(hidden) > 0.7
+    assert all(
+        sorted(o.z for o in clip.objects) == sorted({o.z for o in clip.objects}) for clip in clips
+    )
+
+
+def test_scenes_have_twins_motion_and_absence(clips):
+    twins = [max(Counter(o.noun for o in c.objects).values()) > 1 for c in clips]
+    assert 0.4 < np.mean(twins) < 0.8
+    still = [(np.diff(c.frames.astype(int), axis=0) == 0).all() for c in clips]
+    assert not any(still)
+    objects = [masks for clip in clips for masks in clip.masks]
+    leaves = [not m.any(axis=(1, 2)).all() for m in objects]
+    assert any(leaves) and np.mean(leaves) < 0.5
+
+
+def test_training_sampler_never_uses_held_out_art_or_backgrounds(clips):
+    assert {o.style for c in clips for o in c.objects} == set(TRAIN_STYLES)
+    assert {c.background for c in clips} <= set(TRAIN_FAMILIES)
+    assert not set(TRAIN_STYLES) & set(HELDOUT_STYLES)
+    assert not set(TRAIN_FAMILIES) & set(HELDOUT_FAMILIES)
+
+
+def test_unknown_style_is_refused(bank):
+    with pytest.raises(ValueError, match="woodcut"):
+        SceneSampler(bank, 0, styles=("woodcut",))
+
+
+def test_textured_cutouts_are_unnamed_targets(bank):
+    clip = SceneSampler(bank, 0, pool=4, textured=1.0).clip(4, (64, 64))
+    assert all(o.noun == "" and o.noun_id == -1 for o in clip.objects)
+    assert clip.masks.any() and all(e.kind == "no-target" for e in clip.expressions)
+
+
+def test_expressions_per_object_is_a_cap(bank):
+    clip = SceneSampler(bank, 2, pool=4).clip(8, (64, 64), expressions_per_object=1)
+    counts = Counter(e.objects for e in clip.expressions)
+    assert counts and max(counts.values()) == 1
+
+
+def test_every_kind_occurs_and_every_word_is_known(bank, clips):
+    assert {e.kind for c in clips for e in c.expressions} == set(KINDS)
+    words = set(vocabulary(bank))
+    assert vocabulary(bank) == sorted(words) and set(bank.nouns) <= words
+    for clip in clips:
+        for e in clip.expressions:
+            assert e.text == e.text.lower() and set(e.text.split()) <= words
+
+
+def test_noun_sentences_are_unique_and_no_target_nouns_absent(clips):
+    for clip in clips:
+        there = Counter(o.noun for o in clip.objects)
+        for e in clip.expressions:
+            if e.kind == "no-target":
+                assert e.objects == () and not confusable_with(e.noun) & set(there)
+                continue
+            (target,) = e.objects
+            assert clip.objects[target].noun == e.noun
+            assert clip.masks[target].any()
+            if e.kind in ("noun", "motion"):
+                assert e.unique_noun
+            if e.kind == "motion-only":
+                assert there[e.noun] > 1 and not e.unique_noun
+
+
+def test_single_images_never_ask_for_motion_only(bank):
+    sampler = SceneSampler(bank, 4, pool=4)
+    kinds = Counter(e.kind for _ in range(60) for e in sampler.clip(1, (64, 64)).expressions)
+    assert kinds["motion-only"] == 0 and kinds["motion"] > 0 and kinds["relation"] > 0
+
+
+LEFT = {"left", "leftmost"}
+RIGHT = {"right", "rightmost"}
+TOP = {"top", "upper", "topmost"}
+BOTTOM = {"bottom", "lower", "lowest"}
+BIG = {"big", "large", "bigger", "larger", "biggest", "largest"}
+SMALL = {"small", "little", "smaller", "tiny", "smallest"}
+
+
+def side_of(words):
+    """(axis, sign) a sentence speaks of, None for other words."""
+    sides = ((LEFT, 0, -1), (RIGHT, 0, 1), (TOP | {"above", "over"}, 1, -1))
+    for names, axis, sign in (*sides, (BOTTOM | {"below", "under"}, 1, 1)):
+        if names & words:
+            return axis, sign
+    return None
+
+
+def centre(mask):
+    return np.array([axis.mean() for axis in np.nonzero(mask)[::-1]])
+
+
+def share_true(kind, text, target, nouns, masks, seen):
+    """Share of the frames showing everything involved in which a sentence holds, from masks."""
+    words = set(text.split())
+    same = [i for i, n in enumerate(nouns) if n == nouns[target] and i != target]
+    same = [i for i in same if masks[i].any()]
+    involved = [target, *same]
+    if kind == "relation":
+        last = text.split()[-1]
+        involved.append(nouns.index(CANONICAL.get(last, last)))
+    frames = np.nonzero(seen[involved].all(axis=0))[0]
+    assert len(frames) >= 0.2 * masks.shape[1]
+    held = []
+    for t in frames:
+        if kind == "size":
+            sign = 1 if words & BIG else -1
+            assert words & (BIG | SMALL)
+            areas = [masks[i, t].sum() for i in same]
+            held.append(all(sign * masks[target, t].sum() > sign * a for a in areas))
+        elif side := side_of(words):
+            axis, sign = side
+            here = sign * centre(masks[target, t])[axis]
+            if kind == "relation":
+                rest = [sign * centre(masks[involved[-1], t])[axis]]
+            elif same:
+                rest = [sign * centre(masks[i, t])[axis] for i in same]
+            else:
+                rest = [sign * masks.shape[3 - axis] / 2]
+            held.append(all(here > r for r in rest))
+    return np.mean(held) if held else None
+
+
+def test_position_size_and_relation_sentences_hold(clips):
+    checked = Counter()
+    for clip in clips:
+        nouns = [o.noun for o in clip.objects]
+        seen = np.stack([o.visibility >= 0.4 for o in clip.objects])
+        for e in clip.expressions:
+            if e.kind in ("position", "size", "relation"):
+                share = share_true(e.kind, e.text, e.objects[0], nouns, clip.masks, seen)
+                if share is not None:
+                    assert share >= 0.95, (e, nouns)
+                    checked[e.kind] += 1
+    assert min(checked[k] for k in ("position", "size", "relation")) >= 10
+
+
+def test_direction_sentences_hold_and_twins_go_elsewhere(clips):
+    names = {"left": (0, -1), "right": (0, 1), "up": (1, -1), "upwards": (1, -1)}
+    names |= {"rises": (1, -1), "down": (1, 1), "downwards": (1, 1), "sinks": (1, 1)}
+    checked = 0
+    for clip in clips:
+        for e in clip.expressions:
+            found = [names[w] for w in e.text.split() if w in names]
+            if not e.kind.startswith("motion") or not found:
+                continue
+            axis, sign = found[0]
+            target = clip.objects[e.objects[0]]
+            for i, obj in enumerate(clip.objects):
+                # Centres mean something only where the whole object is in view.
+                whole = np.nonzero(obj.visibility > 0.97)[0]
+                if obj.noun != target.noun or len(whole) < 10:
+                    continue
+                first, last = (centre(clip.masks[i, t])[axis] for t in whole[[0, -1]])
+                ahead = sign * (last - first)
+                assert ahead > 0.5 if obj is target else ahead < 4, (e, i)
+                checked += obj is target
+    assert checked >= 10
+
+
+def test_sentences_of_a_clip_differ_and_spread_over_kinds(clips):
+    for clip in clips:
+        chosen = choose_sentences(clip.expressions, 8, np.random.default_rng(0))
+        texts = [e.text for e in chosen]
+        assert len(texts) == len(set(texts)) <= 8
+        assert sum(e.kind == "no-target" for e in chosen) <= 1
+        offered = {e.kind for e in clip.expressions}
+        assert {e.kind for e in chosen} == offered
+
+
+def tree(root):
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+def test_command_line_writes_the_same_bytes_twice(art_dir, tmp_path, capsys):
+    command = ["--art", str(art_dir), "--seed", "3", "--clips", "4", "--split", "tiny"]
+    command += ["--size", "48", "--frames", "16", "18", "--heldout-fraction", "0.25"]
+    for name in ("a", "b"):
+        assert sprites.main([*command, "--out", str(tmp_path / name)]) == 0
+    first = tree(tmp_path / "a" / "tiny")
+    assert first == tree(tmp_path / "b" / "tiny")
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["tiny"]  # nothing temporary left
+    check_split(tmp_path / "a" / "tiny", clips=4, heldout=1)
+    assert sprites.main([*command, "--out", str(tmp_path / "a")]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert tree(tmp_path / "a" / "tiny") == first
+    assert sprites.main([*command, "--overwrite", "--out", str(tmp_path / "a")]) == 0
+
+
+@pytest.mark.parametrize(
+    "extra,word",
+    [
+        (["--art", "nowhere"], "sprite art"),
+        (["--clips", "0"], "clip"),
+        (["--size", "4"], "pixels"),
+        (["--heldout-fraction", "0.9"], "fraction"),
+        (["--frames", "9", "3"], "frames"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(art_dir, tmp_path, capsys, extra, word):
+    out = tmp_path / "out"
+    assert sprites.main(["--art", str(art_dir), "--out", str(out), *extra]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.count("\n") == 0 and word in error
+    assert not out.exists() or not any(out.iterdir())
+
+
+def check_split(root, clips, heldout):
+    """A MeViS tree: schema, frames, masks; returns its meta and decoded masks by id."""
+    videos = json.loads((root / "meta_expressions.json").read_text())["videos"]
+    rles = json.loads((root / "mask_dict.json").read_text())
+    assert len(videos) == clips
+    assert sum(v["heldout_art"] for v in videos.values()) == heldout
+    assert sum(v["heldout_background"] for v in videos.values()) == heldout
+    masks = {}
+    for name, video in videos.items():
+        assert len(name) == 12 and int(name, 16) >= 0
+        size = (video["height"], video["width"])
+        files = sorted((root / "JPEGImages" / name).iterdir())
+        assert [p.stem for p in files] == video["frames"]
+        assert 16 <= len(files) <= 48 and 12 <= video["fps"] <= 24
+        for path in files[:: len(files) - 1]:
+            assert cv2.imread(str(path)).shape == (*size, 3)
+        assert (video["background"] in HELDOUT_FAMILIES) == video["heldout_background"]
+        for obj in video["objects"]:
+            assert (obj["art"] in HELDOUT_STYLES) == video["heldout_art"]
+            track = rles[str(obj["anno_id"])]
+            assert len(track) == len(files)
+            masks[obj["anno_id"]] = np.stack([decode(rle, size) for rle in track])
+        ids = [o["anno_id"] for o in video["objects"]]
+        for number, e in enumerate(video["expressions"].values()):
+            assert list(video["expressions"])[number] == str(number)
+            assert e["anno_id"] == [ids[o] for o in e["obj_id"]]
+            assert (e["kind"] == "no-target") == (e["obj_id"] == [])
+            assert all(masks[a].any() for a in e["anno_id"])
+    return videos, masks
+
+
+def decode(rle, size):
+    if rle is None:
+        return np.zeros(size, bool)
+    assert rle["size"] == list(size)
+    return coco_mask.decode({**rle, "counts": rle["counts"].encode("ascii")}).astype(bool)
+
+
+def test_committed_split():
+    root = DATA / "ref_sprites" / "valid"
+    assert sum(len(content) for content in tree(root).values()) <= 8e6
+    videos, masks = check_split(root, clips=40, heldout=8)
+    kinds = Counter(e["kind"] for v in videos.values() for e in v["expressions"].values())
+    assert set(kinds) == set(KINDS) and min(kinds.values()) >= 25
+    assert 250 <= sum(kinds.values()) <= 400 and kinds["no-target"] == 40
+    for name, video in videos.items():
+        nouns = [o["noun"] for o in video["objects"]]
+        tracks = np.stack([masks[o["anno_id"]] for o in video["objects"]])
+        area = tracks.sum(axis=(2, 3))
+        # How much of an object is hidden is not on disk: its usual size is a fair yardstick.
+        usual = [np.median(a[a > 0]) if a.any() else np.inf for a in area]
+        seen = area >= 0.3 * np.array(usual)[:, None]
+        for e in video["expressions"].values():
+            if e["kind"] == "no-target":
+                assert not confusable_with(e["noun"]) & set(nouns)
+            elif e["kind"] in ("position", "relation"):
+                target = e["obj_id"][0]
+                share = share_true(e["kind"], e["exp"], target, nouns, tracks, seen)
+                assert share is None or share >= 0.9, (name, e)
+
+
+def test_committed_sample():
+    import av
+
+    root = DATA / "sample"
+    facts = json.loads((root / "sample.json").read_text())
+    assert (root / "sample.mp4").stat().st_size < 300_000
+    with av.open(str(root / "sample.mp4")) as container:
+        stream = container.streams.video[0]
+        assert stream.codec_context.name == "h264" and stream.average_rate == facts["fps"]
+        frames = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
+    masks = [cv2.imread(str(p), cv2.IMREAD_UNCHANGED) for p in sorted((root / "masks").iterdir())]
+    assert len(frames) == len(masks) == facts["frames"]
+    assert all(m.shape == f.shape[:2] for m, f in zip(masks, frames, strict=True))
+    assert all(set(np.unique(m)) == {0, 255} for m in masks)
+    assert facts["kind"] in ("position", "size")
+    twin = next(n for n, count in Counter(facts["nouns"]).items() if count > 1)
+    assert twin in {CANONICAL.get(w, w) for w in facts["expression"].split()}
+    assert facts["licences"]

@@ -1,0 +1,198 @@
+"""The sprites of Ref-Sprites: named pictures with alpha in several art styles.
+
+A bank is a folder: `<bank>/<style>/<noun>.png` (RGBA) and `<bank>/manifest.json`. `build_art`
+makes one from published emoji packages; any folder of that layout works as well.
+"""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from training.sprite_nouns import NOUN_CODES
+
+MAX_SIDE = 96  # pixels, longest side of a stored sprite
+TRAIN_STYLES = ("noto", "fluent3d")
+HELDOUT_STYLES = ("fluentflat",)  # never trained on
+ENVIRONMENT = "FINDTRACK_SPRITES"
+
+
+@dataclass(frozen=True)
+class ArtSource:
+    """One published art style."""
+
+    style: str
+    package: str  # name in the npm registry
+    version: str
+    folder: str  # inside the package
+    suffix: str
+    licence: str
+    attribution: str
+
+
+SOURCES = (
+    ArtSource(
+        "noto", "emoji-datasource-google", "16.0.0", "img/google/64", ".png",
+        "Apache-2.0", "Noto Emoji, Google; packaged by Cal Henderson (MIT)",
+    ),
+    ArtSource(
+        "fluent3d", "@lobehub/fluent-emoji-3d", "1.1.0", "assets", ".webp",
+        "MIT", "Fluent Emoji 3D, Microsoft; packaged by LobeHub (MIT)",
+    ),
+    ArtSource(
+        "fluentflat", "@lobehub/fluent-emoji-flat", "1.1.0", "assets", ".svg",
+        "MIT", "Fluent Emoji Flat, Microsoft; packaged by LobeHub (MIT)",
+    ),
+)  # fmt: skip
+
+
+class ArtError(RuntimeError):
+    """The sprite art is missing or cannot be built; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class SpriteBank:
+    """Sprites by noun and style.
+
+    Attributes:
+        nouns: Nouns drawn in every style, sorted; an index into it is a `noun_id`.
+        styles: Style names, sorted.
+        images: (noun, style) -> (h, w, 4) uint8 RGBA, straight alpha, tight around the drawing.
+    """
+
+    nouns: tuple[str, ...]
+    styles: tuple[str, ...]
+    images: dict[tuple[str, str], np.ndarray] = field(repr=False)
+
+    def image(self, noun: str, style: str) -> np.ndarray:
+        """(h, w, 4) uint8 RGBA of `noun` in `style`; KeyError if the bank lacks it."""
+        return self.images[noun, style]
+
+
+def default_art_dir() -> Path:
+    """Where the bank is cached: `$FINDTRACK_SPRITES`, else `~/.cache/findtrack/sprites`."""
+    return Path(os.environ.get(ENVIRONMENT) or Path.home() / ".cache" / "findtrack" / "sprites")
+
+
+def load_art(path: str | os.PathLike | None = None) -> SpriteBank:
+    """Read a bank from a folder.
+
+    Args:
+        path: The folder; `default_art_dir()` if None.
+
+    Raises:
+        ArtError: No bank is there, or no noun is drawn in every style.
+    """
+    root = Path(path) if path is not None else default_art_dir()
+    if not (root / "manifest.json").is_file():
+        raise ArtError(f"no sprite art in {root}: fetch it with --fetch-art")
+    styles = tuple(sorted(p.name for p in root.iterdir() if p.is_dir()))
+    names = [{p.stem for p in (root / style).glob("*.png")} for style in styles]
+    nouns = tuple(sorted(set.intersection(*names))) if names else ()
+    if not nouns:
+        raise ArtError(f"no noun in {root} is drawn in every style: build the art again")
+    images = {}
+    for style in styles:
+        for noun in nouns:
+            image = cv2.imread(str(root / style / f"{noun}.png"), cv2.IMREAD_UNCHANGED)
+            if image is None or image.ndim != 3 or image.shape[2] != 4:
+                raise ArtError(f"{root / style / noun}.png is not an RGBA image")
+            images[noun, style] = cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA)
+    return SpriteBank(nouns, styles, images)
+
+
+def save_art(root: Path, images: dict[tuple[str, str], np.ndarray], manifest: dict) -> None:
+    """Write a bank under a temporary name beside `root`, then rename it (replacing `root`)."""
+    root.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
+    try:
+        part.chmod(0o755)  # mkdtemp makes it private
+        for (noun, style), image in images.items():
+            (part / style).mkdir(exist_ok=True)
+            bgra = cv2.cvtColor(image, cv2.COLOR_RGBA2BGRA)
+            cv2.imwrite(str(part / style / f"{noun}.png"), bgra)
+        (part / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+        if root.exists():
+            shutil.rmtree(root)
+        part.rename(root)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def build_art(root: Path | None = None) -> Path:
+    """Fetch the emoji packages with `npm pack` and make the bank; returns its folder.
+
+    Raises:
+        ArtError: `npm` or `resvg_py` is missing, a package cannot be fetched, or art is absent.
+    """
+    root = Path(root) if root is not None else default_art_dir()
+    images, packages = {}, []
+    with tempfile.TemporaryDirectory() as scratch:
+        for source in SOURCES:
+            folder = _fetch(source, Path(scratch) / source.style)
+            for noun, code in NOUN_CODES.items():
+                images[noun, source.style] = _read_sprite(folder, code, source)
+            packages.append({
+                "style": source.style, "package": source.package, "version": source.version,
+                "licence": source.licence, "attribution": source.attribution,
+                "heldout": source.style in HELDOUT_STYLES,
+            })  # fmt: skip
+    save_art(root, images, {"sources": packages, "nouns": NOUN_CODES, "max_side": MAX_SIDE})
+    return root
+
+
+def _fetch(source: ArtSource, scratch: Path) -> Path:
+    """Download and unpack one package; the folder with its pictures."""
+    scratch.mkdir()
+    spec = f"{source.package}@{source.version}"
+    try:
+        subprocess.run(
+            ["npm", "pack", "--silent", "--pack-destination", str(scratch), spec],
+            check=True, capture_output=True, text=True, cwd=scratch,
+        )  # fmt: skip
+    except FileNotFoundError as error:
+        raise ArtError("fetching the sprite art needs `npm` (install Node.js)") from error
+    except subprocess.CalledProcessError as error:
+        reason = (error.stderr.strip().splitlines() or ["no reason given"])[0]
+        raise ArtError(f"`npm pack {spec}` failed: {reason}") from error
+    (archive,) = scratch.glob("*.tgz")
+    prefix = f"package/{source.folder}/"
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            if member.isfile() and member.name.startswith(prefix):
+                name = Path(member.name).name
+                (scratch / name).write_bytes(tar.extractfile(member).read())
+    return scratch
+
+
+def _read_sprite(folder: Path, code: str, source: ArtSource) -> np.ndarray:
+    """(h, w, 4) uint8, cropped to the drawing, at most MAX_SIDE on the longer side."""
+    names = [folder / f"{code}{variant}{source.suffix}" for variant in ("", "-fe0f")]
+    path = next((p for p in names if p.is_file()), None)
+    if path is None:
+        raise ArtError(f"{source.package} {source.version} has no picture {names[0].name}")
+    from PIL import Image
+
+    if source.suffix == ".svg":
+        try:
+            import resvg_py
+        except ImportError as error:
+            raise ArtError("drawing SVG art needs resvg: pip install resvg-py") from error
+        raw = resvg_py.svg_to_bytes(svg_path=str(path), width=4 * MAX_SIDE, height=4 * MAX_SIDE)
+        image = Image.open(io.BytesIO(bytes(raw)))
+    else:
+        image = Image.open(path)
+    image = image.convert("RGBA")
+    image = image.crop(image.getchannel("A").point(lambda a: 255 * (a > 16)).getbbox())
+    scale = min(1.0, MAX_SIDE / max(image.size))
+    size = tuple(max(1, round(side * scale)) for side in image.size)
+    # PIL resizes RGBA premultiplied, so transparent pixels do not bleed colour into the edge.
+    return np.asarray(image.resize(size, Image.Resampling.LANCZOS))
