@@ -7,6 +7,8 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+from .registration import register
+
 _HOMES = {
     "FindTrackConfig": "configuration_findtrack",
     "FindTrackModel": "modeling_findtrack",
@@ -21,24 +23,6 @@ _HOMES = {
 }
 
 __all__ = ["register", *_HOMES]
-
-
-def register() -> None:
-    """Tell transformers' Auto classes about FindTrack; done on import, may be repeated."""
-    from transformers import AutoConfig, AutoModel, AutoProcessor
-    from transformers.pipelines import PIPELINE_REGISTRY
-
-    config = import_module(f"{__name__}.configuration_findtrack").FindTrackConfig
-    model = import_module(f"{__name__}.modeling_findtrack").FindTrackModel
-    processor = import_module(f"{__name__}.processing_findtrack").FindTrackProcessor
-    AutoConfig.register("findtrack", config, exist_ok=True)
-    AutoModel.register(config, model, exist_ok=True)
-    AutoProcessor.register(config, processor, exist_ok=True)
-    pipeline = import_module(f"{__name__}.pipeline_findtrack")
-    if pipeline.TASK not in PIPELINE_REGISTRY.get_supported_tasks():
-        PIPELINE_REGISTRY.register_pipeline(
-            pipeline.TASK, pipeline.FindTrackPipeline, pt_model=AutoModel, type="multimodal"
-        )
 
 
 def __getattr__(name: str):

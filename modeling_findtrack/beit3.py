@@ -120,13 +120,16 @@ class Beit3VisionEmbedding(nn.Module):
         if config.conv_stem_widths:
             self.stem = ConvStages(config.conv_stem_widths)
             self.proj = nn.Conv2d(config.conv_stem_widths[-1], dim, 1)
+            # Convolutions without a norm grow loud enough to drown text and positions.
+            self.norm = nn.LayerNorm(dim, config.layer_norm_eps)
         else:
-            self.stem = None
+            self.stem = self.norm = None
             self.proj = nn.Conv2d(3, dim, config.patch_size, stride=config.patch_size)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         x = pixel_values if self.stem is None else self.stem(pixel_values)[-1]
         x = self.proj(x).flatten(2).transpose(1, 2)  # (B, P, D)
+        x = x if self.norm is None else self.norm(x)
         return torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
 
 

@@ -185,10 +185,19 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto") -> tuple:
     from .processing_findtrack import FindTrackProcessor
 
     try:
-        model = FindTrackModel.from_pretrained(name, dtype=getattr(torch, dtype))
+        model, loading = FindTrackModel.from_pretrained(
+            name, dtype=getattr(torch, dtype), output_loading_info=True
+        )
         processor = FindTrackProcessor.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise CliError(f"{name}: the model cannot be loaded ({_one_line(error)})") from None
+    # transformers fills what a checkpoint lacks with random numbers, with no more than a warning.
+    lacking = sorted(loading["missing_keys"]) + sorted(map(str, loading["mismatched_keys"]))
+    if lacking:
+        raise CliError(
+            f"{name}: the checkpoint does not fit its config, {len(lacking)} tensors are missing "
+            f"or of another shape ({lacking[0]}, ...)"
+        )
     return model.to(device).eval(), processor
 
 
@@ -231,10 +240,15 @@ def _hub_folder(args: argparse.Namespace) -> None:
 
     with OutputFolder(args.out, (), _is_hub_folder, args.overwrite, last="config.json") as folder:
         model, processor = load_model(args.model, device="cpu", dtype="float32")
+        from .pipeline_findtrack import FindTrackPipeline
+        from .registration import register
+
+        register()
         type(model.config).register_for_auto_class()
         type(model).register_for_auto_class("AutoModel")
         type(processor).register_for_auto_class()
-        model.save_pretrained(folder)
+        # Through the pipeline, so that the folder says how `pipeline` runs it.
+        FindTrackPipeline(model=model, processor=processor).save_pretrained(folder)
         processor.save_pretrained(folder)
         card = _model_card()
         if card is not None:

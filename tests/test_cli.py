@@ -258,33 +258,3 @@ def test_help_imports_nothing_heavy(tmp_path):
     assert "heavy: set()" in out
     for option in ("--out", "--model", "--device", "--dtype", "--key-frames", "--write"):
         assert option in out
-
-
-class Saved:
-    """Stands for a model, a config and a processor that can save themselves."""
-
-    registered: list = []
-
-    def __init__(self, name: str):
-        self.name, self.config = name, self
-
-    @classmethod
-    def register_for_auto_class(cls, *names):
-        cls.registered.append(names)
-
-    def save_pretrained(self, folder):
-        (Path(folder) / f"{self.name}.json").write_text('{"model_type": "findtrack"}')
-
-
-def test_hub_folder(clip, monkeypatch, capsys):
-    monkeypatch.setattr(
-        cli, "load_model", lambda *_, **__: (Saved("config"), Saved("processor_config"))
-    )
-    Path("model_card.md").write_text("# Card")
-    monkeypatch.setattr(cli, "_model_card", lambda: Path("model_card.md"))
-    assert cli.main(["hub-folder", "--out", "hub"]) == 0
-    assert files("hub") == {"config.json", "processor_config.json", "README.md"}
-    assert ("AutoModel",) in Saved.registered and () in Saved.registered
-    assert cli.main(["hub-folder", "--out", "hub"]) == 0, "an earlier model folder is replaced"
-    assert cli.main(["hub-folder", "--out", "."]) == 2
-    assert "holds other files" in capsys.readouterr().err

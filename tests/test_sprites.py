@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from tests.conftest import SPRITE_NOUNS as NOUNS
 from training import scenes, sprites
 from training.backgrounds import HELDOUT_FAMILIES, TRAIN_FAMILIES, make_background
 from training.expressions import KINDS, vocabulary
@@ -19,25 +20,7 @@ from training.sprite_nouns import CONFUSABLE, NOUN_CODES, SYNONYMS, confusable_w
 from training.sprite_render import CameraFaults, Pose, draw, prepare
 
 DATA = Path(__file__).parents[1] / "eval" / "data"
-NOUNS = ("apple", "boat", "book", "cactus", "car", "clock", "dog", "key", "star", "tree")
 CANONICAL = {word: noun for noun, words in SYNONYMS.items() for word in words}
-
-
-@pytest.fixture(scope="module")
-def art_dir(tmp_path_factory):
-    """A bank of white polygons: one shape per noun, the same in every style."""
-    images = {}
-    for n, noun in enumerate(NOUNS):
-        angles = np.linspace(0, 2 * np.pi, n + 3, endpoint=False)
-        points = 32 + 31 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-        alpha = np.zeros((64, 64), np.uint8)
-        cv2.fillPoly(alpha, [np.int32(points * 16)], 255, cv2.LINE_AA, 4)
-        image = np.dstack([np.full((64, 64, 3), 255, np.uint8), alpha])
-        for style in (*TRAIN_STYLES, *HELDOUT_STYLES):
-            images[noun, style] = image
-    root = tmp_path_factory.mktemp("art") / "bank"
-    save_art(root, images, {"sources": []})
-    return root
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,7 @@ def sam2_finder_config(**kwargs) -> FinderConfig:
     }
     sam = Sam2Config(
         vision_config=vision,
-        prompt_encoder_config={"hidden_size": 128, "image_size": 64, "mask_input_channels": 4},
+        prompt_encoder_config={"hidden_size": 128, "image_size": 64},
         mask_decoder_config={"hidden_size": 128, "mlp_dim": 32, "num_attention_heads": 2},
     )
     return FinderConfig(beit3_config=beit3_config(), sam_config=sam, **kwargs)

@@ -187,7 +187,7 @@ def train_words(
     folder: Path,
     minutes: float,
 ) -> None:
-    """Stage `words`: the first 40 % of the time nouns, then sentences on the token grid."""
+    """Stage `words`: the first third of the time nouns, then sentences on the token grid."""
     finder = parts.finder
     tokenizer, _ = tokenizers(words)
     noun_ids = torch.tensor(tokenizer.convert_tokens_to_ids(batches.sampler.bank.nouns))
@@ -217,7 +217,7 @@ def train_words(
         }
 
     def losses(step: int, progress: float) -> dict[str, Tensor]:
-        if progress < 0.4:
+        if progress < 0.33:
             return recognition_loss(finder, heads, noun_ids, batches, step)
         terms = sentence_losses(step)
         if step % 4 == 0:  # keep the nouns while sentences are learnt

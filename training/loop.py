@@ -44,7 +44,7 @@ def total(losses: dict[str, Tensor], step: int) -> Tensor:
     """Sum of named, already weighted losses; stops on a non-finite one."""
     loss = sum(losses.values())
     if not torch.isfinite(loss):
-        terms = {name: float(value) for name, value in losses.items()}
+        terms = {name: float(value.detach()) for name, value in losses.items()}
         raise NonFiniteLoss(f"step {step}: {terms}")
     return loss
 
@@ -108,8 +108,8 @@ class Stage:
             self._update_ema()
             self.step += 1
             self.seconds += time.process_time() - started
-            for name, value in terms.items():
-                averages[name] = 0.95 * averages.get(name, float(value)) + 0.05 * float(value)
+            for name, value in ((name, float(term.detach())) for name, term in terms.items()):
+                averages[name] = 0.95 * averages.get(name, value) + 0.05 * value
             if self.step % 50 == 0:
                 self._log({"lr": rate, **{k: round(v, 4) for k, v in averages.items()}})
             if self.step % self.save_every == 0:

@@ -195,7 +195,7 @@ def initialise(module: nn.Module) -> None:
             gain = "linear" if part.kernel_size == (1, 1) else "relu"
             nn.init.kaiming_normal_(part.weight, nonlinearity=gain)
         elif isinstance(part, nn.Embedding):
-            nn.init.normal_(part.weight, std=0.5 if "position" not in name else 0.1)
+            nn.init.normal_(part.weight, std=0.5 if "position" not in name else 0.3)
         if isinstance(part, nn.Linear | nn.Conv2d | nn.ConvTranspose2d) and part.bias is not None:
             nn.init.zeros_(part.bias)
     for name, parameter in module.named_parameters():

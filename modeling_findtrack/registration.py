@@ -1,0 +1,20 @@
+"""Tells transformers about FindTrack. Never part of a Hub folder: there, auto_map does this."""
+
+
+def register() -> None:
+    """Make `AutoConfig`, `AutoModel`, `AutoProcessor` and `pipeline` know FindTrack; repeatable."""
+    from transformers import AutoConfig, AutoModel, AutoProcessor
+    from transformers.pipelines import PIPELINE_REGISTRY
+
+    from .configuration_findtrack import FindTrackConfig
+    from .modeling_findtrack import FindTrackModel
+    from .pipeline_findtrack import TASK, FindTrackPipeline
+    from .processing_findtrack import FindTrackProcessor
+
+    AutoConfig.register("findtrack", FindTrackConfig, exist_ok=True)
+    AutoModel.register(FindTrackConfig, FindTrackModel, exist_ok=True)
+    AutoProcessor.register(FindTrackConfig, FindTrackProcessor, exist_ok=True)
+    if TASK not in PIPELINE_REGISTRY.get_supported_tasks():
+        PIPELINE_REGISTRY.register_pipeline(
+            TASK, FindTrackPipeline, pt_model=AutoModel, type="multimodal"
+        )
