@@ -5,8 +5,7 @@
 #   make test [PYTEST_ARGS=...]     run the tests
 #   make lint                       ruff, check and format
 #
-# Another build of PyTorch (CPU only, for instance):
-#   make test TORCH="torch torchvision --index-url https://download.pytorch.org/whl/cpu"
+# TORCH names what pip installs as PyTorch, with its options: another version, or a CPU build.
 
 PYTHON ?= python3
 VENV ?= .venv

@@ -155,11 +155,10 @@ class Beit3Model(nn.Module):
     def embed_text(self, input_ids: Tensor) -> Tensor:
         """Token ids (B, L) -> tokens with positions (B, L, D)."""
         table = self.encoder.embed_positions["B"].weight
-        if input_ids.shape[1] > len(table) - 2:
-            raise ValueError(
-                f"expression of {input_ids.shape[1]} tokens, at most {len(table) - 2} fit: shorten it"
-            )
-        return self.text_embed(input_ids) + table[2 : 2 + input_ids.shape[1]]
+        length, most = input_ids.shape[1], len(table) - 2
+        if length > most:
+            raise ValueError(f"expression of {length} tokens, at most {most} fit: shorten it")
+        return self.text_embed(input_ids) + table[2 : 2 + length]
 
     def forward(
         self,

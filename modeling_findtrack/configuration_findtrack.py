@@ -28,7 +28,7 @@ class FinderConfig(PreTrainedConfig):
 
     model_type = "findtrack_finder"
     sub_configs_defaults = {
-        "beit3_config": Beit3Config,
+        "beit3_config": SubConfigSpec(config_class=Beit3Config),
         "sam_config": SubConfigSpec(config_class=AutoConfig, model_type="sam2"),
     }
 
@@ -50,8 +50,8 @@ class FindTrackConfig(PreTrainedConfig):
 
     model_type = "findtrack"
     sub_configs_defaults = {
-        "finder_config": FinderConfig,
-        "aligner_config": CLIPConfig,
+        "finder_config": SubConfigSpec(config_class=FinderConfig),
+        "aligner_config": SubConfigSpec(config_class=CLIPConfig),
         "tracker_config": SubConfigSpec(config_class=AutoConfig, model_type="sam2_video"),
     }
 

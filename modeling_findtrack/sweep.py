@@ -4,12 +4,11 @@ Forwards, an expression joins at its key frame; backwards, it leaves from there.
 expressions there are, each frame is encoded at most twice, once where its features were kept.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from .feature_cache import FeatureCache
 from .results import encode_mask
@@ -85,9 +84,7 @@ class Sweep:
         if self.last == 0:
             return
         start = self.last - 1
-        for t, frame in zip(
-            range(start, -1, -1), self.clip.frames_reversed(start), strict=True
-        ):
+        for t, frame in zip(range(start, -1, -1), self.clip.frames_reversed(start), strict=True):
             running = {n: lane for n, lane in starts.items() if keys[n].frame > t}
             self._step(t, self._features(t, frame, keep=False), running)
             self._tick()

@@ -14,7 +14,7 @@ from training import scenes, sprites
 from training.backgrounds import HELDOUT_FAMILIES, TRAIN_FAMILIES, make_background
 from training.expressions import KINDS, vocabulary
 from training.scenes import SceneSampler
-from training.sprite_art import HELDOUT_STYLES, TRAIN_STYLES, ArtError, load_art, save_art
+from training.sprite_art import HELDOUT_STYLES, TRAIN_STYLES, ArtError, load_art
 from training.sprite_dataset import choose_sentences
 from training.sprite_nouns import CONFUSABLE, NOUN_CODES, SYNONYMS, confusable_with
 from training.sprite_render import CameraFaults, Pose, draw, prepare

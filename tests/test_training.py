@@ -9,7 +9,7 @@ from torch import nn
 
 from training import tiny
 from training.batches import SceneBatches, boxes_of, coverage
-from training.loop import NonFiniteLoss, Schedule, Stage
+from training.loop import NonFiniteLossError, Schedule, Stage
 from training.losses import hard_iou, mask_bce, mask_dice, mask_losses, mean_where
 from training.scenes import SceneSampler
 from training.sprite_art import load_art
@@ -96,7 +96,7 @@ def test_evaluation_sees_the_averaged_weights_and_leaves_the_others(tmp_path):
 def test_a_non_finite_loss_stops_and_names_its_term(tmp_path):
     module = nn.Linear(1, 1)
     stage = Stage(module, Schedule(minutes=1), tmp_path)
-    with pytest.raises(NonFiniteLoss, match="step 0.*dice.*nan"):
+    with pytest.raises(NonFiniteLossError, match="step 0.*dice.*nan"):
         stage.run(lambda *_: {"dice": module.weight.sum() * float("nan")})
 
 

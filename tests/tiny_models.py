@@ -100,5 +100,3 @@ def moving_square(frames: int = 9, size: tuple[int, int] = (48, 64)) -> np.ndarr
     for t in range(frames):
         video[t, 10:26, 4 + 3 * t : 20 + 3 * t] = (250, 220, 40)
     return video
-
-

@@ -68,7 +68,11 @@ def sentences(batch: FrameBatch, known: Regions, rng: np.random.Generator, per_o
         by_object: dict[int, list] = {}
         for expression in clip.expressions:
             single = len(expression.objects) == 1
-            if single and expression.kind != "motion-only" and (i, expression.objects[0]) in known.of:
+            if (
+                single
+                and expression.kind != "motion-only"
+                and (i, expression.objects[0]) in known.of
+            ):
                 by_object.setdefault(expression.objects[0], []).append(expression)
         for o, pool in by_object.items():
             for _ in range(per_object):

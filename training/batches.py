@@ -58,7 +58,10 @@ def square(clip: Clip) -> tuple[np.ndarray, np.ndarray]:
         return clip.frames, clip.masks
     frames = [cv2.resize(f, size, interpolation=cv2.INTER_AREA) for f in clip.frames]
     masks = [
-        [cv2.resize(m.astype(np.uint8) * 255, size, interpolation=cv2.INTER_LINEAR) > 127 for m in o]
+        [
+            cv2.resize(m.astype(np.uint8) * 255, size, interpolation=cv2.INTER_LINEAR) > 127
+            for m in o
+        ]
         for o in clip.masks
     ]
     return np.stack(frames), np.array(masks).reshape(len(clip.masks), -1, *size)

@@ -15,7 +15,7 @@ from transformers import Sam2VisionModel
 from modeling_findtrack.conv_backbone import ConvBackbone
 from modeling_findtrack.finder import EvfFinder, FinderImages
 
-from .batches import PairBatch, SceneBatches, boxes_of, coverage, normalise
+from .batches import PairBatch, SceneBatches, boxes_of, coverage
 from .loop import Schedule, Stage, load_part
 from .losses import hard_iou, mask_losses, mean_where
 from .tiny_model import (
@@ -57,7 +57,11 @@ class FinderParts(nn.Module):
 def beit3_input(pixels: Tensor) -> Tensor:
     """uint8 (B, 3, S, S) -> BEiT-3's input (B, 3, 128, 128)."""
     small = F.interpolate(
-        pixels.float(), (BEIT3_SIZE, BEIT3_SIZE), mode="bicubic", antialias=True, align_corners=False
+        pixels.float(),
+        (BEIT3_SIZE, BEIT3_SIZE),
+        mode="bicubic",
+        antialias=True,
+        align_corners=False,
     )
     return small / 127.5 - 1
 
@@ -71,7 +75,7 @@ def autocast():
 
 
 def coarse_heat(target: Tensor, generator: torch.Generator) -> Tensor:
-    """Masks (P, S, S) -> noisy token-grid logits (P, 8, 8), as a half-right grounding gives them."""
+    """Masks (P, S, S) -> noisy logits (P, 8, 8), as a half-right grounding gives them."""
     heat = coverage(target, CELLS)
     logits = torch.logit(heat.clamp(0.02, 0.98))
     return logits + torch.randn(logits.shape, generator=generator)

@@ -36,7 +36,7 @@ class Schedule:
         return self.lr * min(1, (step + 1) / self.warmup) * cosine
 
 
-class NonFiniteLoss(RuntimeError):
+class NonFiniteLossError(RuntimeError):
     """The loss is no number; the message names the step and the terms."""
 
 
@@ -45,7 +45,7 @@ def total(losses: dict[str, Tensor], step: int) -> Tensor:
     loss = sum(losses.values())
     if not torch.isfinite(loss):
         terms = {name: float(value.detach()) for name, value in losses.items()}
-        raise NonFiniteLoss(f"step {step}: {terms}")
+        raise NonFiniteLossError(f"step {step}: {terms}")
     return loss
 
 

@@ -32,9 +32,7 @@ def mean_where(values: Tensor, where: Tensor) -> Tensor:
     return (values * where).sum() / where.sum().clamp(min=1)
 
 
-def mask_losses(
-    logits: Tensor, target: Tensor, iou: Tensor, present: Tensor
-) -> dict[str, Tensor]:
+def mask_losses(logits: Tensor, target: Tensor, iou: Tensor, present: Tensor) -> dict[str, Tensor]:
     """Mask BCE, Dice and IoU regression, averaged over the masks that have a target.
 
     Args:

@@ -1,11 +1,11 @@
 """Train `findtrack-tiny` on Ref-Sprites, stage by stage: `python -m training.tiny STAGE`.
 
-    sam     backbone and mask decoder, from boxes and coarse heat maps
-    words   nouns and sentences on the token grid          (beside sam)
-    find    sentences prompt the decoder                   (after sam and words)
-    track   memory, on the frozen backbone                 (after sam)
-    align   the aligner                                    (any time)
-    pack    all of it as one checkpoint in fp16
+sam     backbone and mask decoder, from boxes and coarse heat maps
+words   nouns and sentences on the token grid          (beside sam)
+find    sentences prompt the decoder                   (after sam and words)
+track   memory, on the frozen backbone                 (after sam)
+align   the aligner                                    (any time)
+pack    all of it as one checkpoint in fp16
 """
 
 import argparse

@@ -15,6 +15,11 @@ ALIGNER_SIZE = 96
 WIDTH = 128  # of FPN, decoder and memory attention; SAM 2 needs a multiple of 64 above 64
 BACKBONE_WIDTHS = [48, 96, 128, 160]
 STEM_WIDTHS = [48, 96, 160]
+ZERO_IN_TRANSFORMERS = (
+    "memory_temporal_positional_encoding",
+    "no_memory_embedding",
+    "no_object_pointer",
+)
 
 
 def vision_config() -> dict:
@@ -186,7 +191,7 @@ def tokenizers(words: Sequence[str]):
 
 @torch.no_grad()
 def initialise(module: nn.Module) -> None:
-    """Initialise for training from scratch: transformers' N(0, 0.02) is too small for this width."""
+    """Initialise to train from scratch: transformers' N(0, 0.02) is too small for this width."""
     for name, part in module.named_modules():
         if isinstance(part, nn.Linear):
             nn.init.xavier_uniform_(part.weight)
@@ -201,7 +206,5 @@ def initialise(module: nn.Module) -> None:
     for name, parameter in module.named_parameters():
         if name.endswith(("cls_token", "class_embedding")):
             nn.init.normal_(parameter, std=0.5)
-        elif "temporal_positional_encoding" in name and parameter.dim() > 2:
-            nn.init.trunc_normal_(parameter, std=0.02)
-        elif name.endswith(("no_memory_embedding", "no_object_pointer")):
+        elif name.endswith(ZERO_IN_TRANSFORMERS):
             nn.init.trunc_normal_(parameter, std=0.02)

@@ -154,5 +154,3 @@ def train_track(batches: SceneBatches, sam_weights: Path, folder: Path, minutes:
     schedule = Schedule(minutes, lr=8e-4, hold=0.3, ema=0.998)
     stage = Stage(tracker, schedule, folder, save_every=100)
     stage.run(lambda s, p: track_losses(tracker, batches, s, p), evaluate, evaluate_every=200)
-
-
