@@ -241,12 +241,10 @@ def _hub_folder(args: argparse.Namespace) -> None:
     with OutputFolder(args.out, (), _is_hub_folder, args.overwrite, last="config.json") as folder:
         model, processor = load_model(args.model, device="cpu", dtype="float32")
         from .pipeline_findtrack import FindTrackPipeline
-        from .registration import register
+        from .registration import carry_code, register
 
         register()
-        type(model.config).register_for_auto_class()
-        type(model).register_for_auto_class("AutoModel")
-        type(processor).register_for_auto_class()
+        carry_code()
         # Through the pipeline, so that the folder says how `pipeline` runs it.
         FindTrackPipeline(model=model, processor=processor).save_pretrained(folder)
         processor.save_pretrained(folder)

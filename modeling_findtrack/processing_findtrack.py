@@ -341,6 +341,3 @@ def _check_vocabularies(tokenizer, clip_tokenizer):
 def _check_choice(name: str, value: str, choices: tuple[str, ...]):
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
-
-
-FindTrackProcessor.register_for_auto_class()  # save_pretrained carries this file along

@@ -18,3 +18,14 @@ def register() -> None:
         PIPELINE_REGISTRY.register_pipeline(
             TASK, FindTrackPipeline, pt_model=AutoModel, type="multimodal"
         )
+
+
+def carry_code() -> None:
+    """Make every later `save_pretrained` of this process write a Hub folder, code included."""
+    from .configuration_findtrack import FindTrackConfig
+    from .modeling_findtrack import FindTrackModel
+    from .processing_findtrack import FindTrackProcessor
+
+    FindTrackConfig.register_for_auto_class()
+    FindTrackModel.register_for_auto_class("AutoModel")
+    FindTrackProcessor.register_for_auto_class()

@@ -253,10 +253,11 @@ def test_losing_a_vocabulary_is_noticed(make, tmp_path, file):
         FindTrackProcessor.from_pretrained(tmp_path)
 
 
-def test_loads_as_remote_code_from_a_folder_and_from_an_offline_cache(make, tmp_path):
+def test_loads_as_remote_code_from_a_folder_and_from_an_offline_cache(make, tmp_path, monkeypatch):
     """And from its own copy; in a process that never imports the package, without network."""
     processor = make(finder_geometry="pad")
     folder = tmp_path / "saved"
+    monkeypatch.setattr(FindTrackProcessor, "_auto_class", "AutoProcessor")  # as `carry_code` does
     processor.save_pretrained(folder)
     (folder / "config.json").write_text(json.dumps({"model_type": "findtrack"}))
     repo = tmp_path / "home" / "hub" / "models--org--findtrack"
