@@ -9,7 +9,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-TORCH ?= torch torchvision
+TORCH ?= torch
 PYTEST_ARGS ?=
 
 PY := $(VENV)/bin/python
@@ -28,9 +28,8 @@ $(VENV)/.torch: Makefile
 	$(PIP) install -qq $(TORCH)
 	@touch $@
 
-# Of the eval extra the demo needs OpenCV alone.
 $(VENV)/.demo: pyproject.toml $(VENV)/.torch
-	$(PIP) install -qq --editable . opencv-python-headless
+	$(PIP) install -qq --editable ".[eval]"
 	@touch $@
 
 # The official SAM 2 is an oracle of the tracker's tests and is built from source; the tests that
@@ -41,7 +40,8 @@ $(VENV)/.test: pyproject.toml $(VENV)/.torch
 		|| echo "sam2 could not be built: the tests against it will skip"
 	@touch $@
 
-$(VENV)/.lint: .pre-commit-config.yaml $(VENV)/.torch
+$(VENV)/.lint: .pre-commit-config.yaml
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PIP) install -qq "$$(sed -n 's/.*\(ruff==[0-9.]*\).*/\1/p' .pre-commit-config.yaml | head -n 1)"
 	@touch $@
 

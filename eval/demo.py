@@ -5,7 +5,6 @@ python -m eval.demo [--out demo-output]
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from eval.jf import SequenceScores, sequence_scores
+from eval.report import one_line_errors
 
 SAMPLE = Path(__file__).parent / "data" / "sample"
 
@@ -33,6 +33,7 @@ def score_folders(predicted: Path, truth: Path) -> SequenceScores:
     return sequence_scores(masks(predicted), masks(truth))
 
 
+@one_line_errors("eval.demo")
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; the exit status of `findtrack segment` where that fails."""
     from modeling_findtrack.cli import main as findtrack
@@ -49,11 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     result = json.loads((args.out / "result.json").read_text(encoding="utf-8"))
     exp_id = str(result["expressions"][0]["id"])
-    try:
-        scores = score_folders(args.out / "masks" / exp_id, SAMPLE / "masks")
-    except ValueError as error:
-        print(f"eval.demo: error: {error}", file=sys.stderr)
-        return 2
+    scores = score_folders(args.out / "masks" / exp_id, SAMPLE / "masks")
     print(f"overlay: {args.out / 'overlay.mp4'}")
     print(f"J&F {scores.jf:.3f}  (J {scores.j_mean:.3f}, F {scores.f_mean:.3f})")
     return 0

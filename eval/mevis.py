@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -86,7 +86,7 @@ class MevisSplit:
     def mean_area(self, clip: Clip, anno_id: str) -> float:
         """Visible pixels of an object per frame, averaged over all frames."""
         seen = [rle for rle in self._rles[anno_id] if rle is not None]
-        return float(np.sum(coco_mask.area(seen))) / len(clip.frames) if seen else 0.0
+        return sum(float(coco_mask.area(rle)) for rle in seen) / len(clip.frames)
 
     def digest(self, clip: Clip) -> str:
         """Changes when the sentences, frames or masks of the clip do; SHA-256 as hex."""
@@ -99,6 +99,8 @@ class MevisSplit:
         return sha.hexdigest()
 
     def _clip(self, name: str, video: dict) -> Clip:
+        for part in (name, *video["frames"]):
+            _check_plain(part)
         clip = Clip(
             name=name,
             folder=self.folder / "JPEGImages" / name,
@@ -143,6 +145,12 @@ class MevisSplit:
         size = [clip.height, clip.width]
         if any(rle is not None and list(rle["size"]) != size for rle in rles):
             raise ValueError(f"object {anno_id} of video {clip.name} has masks not of size {size}")
+
+
+def _check_plain(name: str) -> None:
+    """Names become paths, of frames and of cached results: none may lead out of its folder."""
+    if name in ("", "..") or PureWindowsPath(name).name != name:
+        raise ValueError(f"meta_expressions.json: {name!r} is no plain file or folder name")
 
 
 def _sentence(video: str, exp_id: str, entry: dict) -> Sentence:

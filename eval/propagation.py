@@ -19,8 +19,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from eval.jf import SequenceScores, sequence_scores
-from eval.report import DTYPES, markdown_table
-from modeling_findtrack.cli import DEFAULT_MODEL, load_model
+from eval.report import add_model_options, markdown_table, one_line_errors
+from modeling_findtrack.cli import load_model
 
 METHODS = ("copy the first mask", "warp by optical flow", "FindTrack")
 
@@ -123,24 +123,19 @@ def _parse(argv) -> argparse.Namespace:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--davis", type=Path, required=True, help="folder of DAVIS 2016")
     parser.add_argument("--sequences", nargs="+", help="default: all there are")
-    parser.add_argument("--model", default=DEFAULT_MODEL, help="folder or Hub id")
+    add_model_options(parser)
     parser.add_argument("--baselines-only", action="store_true", help="load no model")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="auto", choices=DTYPES)
     return parser.parse_args(argv)
 
 
+@one_line_errors("eval.propagation")
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0 when the table is printed, 2 on unusable input."""
     args = _parse(argv)
-    try:
-        sequences = read_davis(args.davis, args.sequences)
-        loaded = () if args.baselines_only else load_model(args.model, args.device, args.dtype)
-        bar = tqdm(sequences, unit="sequence", disable=not sys.stderr.isatty())
-        scores = [score_sequence(sequence, *loaded) for sequence in bar]
-    except (OSError, ValueError) as error:
-        print(f"eval.propagation: error: {error}", file=sys.stderr)
-        return 2
+    sequences = read_davis(args.davis, args.sequences)
+    loaded = () if args.baselines_only else load_model(args.model, args.device, args.dtype)
+    bar = tqdm(sequences, unit="sequence", disable=not sys.stderr.isatty())
+    scores = [score_sequence(sequence, *loaded) for sequence in bar]
     print(table(sequences, scores))
     return 0
 

@@ -1,15 +1,44 @@
-"""What every evaluation command shares: the identity of a model, result files and tables."""
+"""What the evaluation commands share: options, errors, a model's identity, files and tables."""
 
+import argparse
+import functools
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from modeling_findtrack import cli
 
 PACKAGE = Path(cli.__file__).parent
-DTYPES = ("auto", "float32", "bfloat16", "float16")  # what `cli.load_model` takes
+# What `cli.load_model` takes, as `findtrack segment` offers it.
+DEVICES = ("auto", "cpu", "cuda", "mps")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """`--model`, `--device` and `--dtype`, the arguments of `cli.load_model`."""
+    parser.add_argument("--model", default=cli.DEFAULT_MODEL, help="folder or Hub id")
+    parser.add_argument("--device", default="auto", choices=DEVICES)
+    parser.add_argument("--dtype", default="auto", choices=DTYPES)
+
+
+def one_line_errors(command: str) -> Callable:
+    """Decorate a `main(argv)`: unusable input becomes one line on stderr and exit status 2."""
+
+    def decorate(main: Callable[..., int]) -> Callable[..., int]:
+        @functools.wraps(main)
+        def guarded(argv: Sequence[str] | None = None) -> int:
+            try:
+                return main(argv)
+            except (OSError, ValueError) as error:
+                print(f"{command}: error: {' '.join(str(error).split())}", file=sys.stderr)
+                return 2
+
+        return guarded
+
+    return decorate
 
 
 def model_digest(name: str | Path) -> str:

@@ -21,16 +21,25 @@ from tqdm import tqdm
 
 from eval.jf import sequence_scores
 from eval.mevis import Clip, MevisSplit, Sentence
-from eval.report import DTYPES, markdown_table, model_digest, write_json, write_text
-from modeling_findtrack.cli import DEFAULT_MODEL, load_model
+from eval.report import (
+    add_model_options,
+    markdown_table,
+    model_digest,
+    one_line_errors,
+    write_json,
+    write_text,
+)
+from modeling_findtrack.cli import load_model
 
 KINDS = ("noun", "position", "size", "relation", "motion", "motion-only")
+CACHE_VERSION = 2  # of what a cached answer means
 METHODS = ("FindTrack", "key frame 0 only", "largest object", "random object")
 NOTE = (
     "J&F, J and F are means over sentences with a target, all frames counted; N-acc is the share "
     "of sentences without a target that are answered with empty masks throughout, T-acc the share "
     "of the others that are not. *largest object* and *random object* choose among the true masks "
-    "of all objects of the video: they are upper bounds."
+    "of all objects of the video: they are upper bounds. *art* columns count the sentences whose "
+    "target is drawn in that style."
 )
 
 
@@ -42,6 +51,7 @@ class Answer:
     exp_id: str
     text: str
     kind: str
+    art: str | None  # art style of the target; None without one
     heldout_art: bool
     heldout_background: bool
     method: str  # one of METHODS
@@ -108,6 +118,7 @@ def _score(split, clip: Clip, sentence: Sentence, method: str, masks: Iterable) 
         exp_id=sentence.exp_id,
         text=sentence.text,
         kind=sentence.kind,
+        art=sentence.art,
         heldout_art=clip.heldout_art,
         heldout_background=clip.heldout_background,
         method=method,
@@ -136,7 +147,7 @@ def evaluate(
     answers = []
     for clip in tqdm(clips, unit="video", disable=not sys.stderr.isatty()):
         path = cache / f"{clip.name}.json"
-        key = f"{split.digest(clip)}-{seed}"
+        key = f"v{CACHE_VERSION}-{split.digest(clip)}-{seed}"
         kept = _read_cache(path, key)
         if kept is None:
             kept = score(clip)
@@ -161,6 +172,8 @@ def summarise(answers: Sequence[Answer]) -> tuple[list[str], list[list]]:
         "held-out art": lambda a: a.heldout_art,
         "held-out background": lambda a: a.heldout_background,
     }
+    styles = sorted({a.art for a in answers if a.art is not None})
+    columns |= {f"art {style}": lambda a, style=style: a.art == style for style in styles}
     header = ["", "J&F", "J", "F", *columns, "N-acc", "T-acc"]
     rows = []
     for method in METHODS:
@@ -194,33 +207,28 @@ def _parse(argv) -> argparse.Namespace:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--root", type=Path, default=Path("eval/data/ref_sprites"))
     parser.add_argument("--split", default="valid")
-    parser.add_argument("--model", default=DEFAULT_MODEL, help="folder or Hub id")
+    add_model_options(parser)
     parser.add_argument("--out", type=Path, required=True, help="for table.md, table.json, cache/")
     parser.add_argument("--limit", type=int, help="only the first N videos")
     parser.add_argument("--seed", type=int, default=0, help="of the random baseline")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="auto", choices=DTYPES)
     return parser.parse_args(argv)
 
 
+@one_line_errors("eval.sprites")
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0 when the table is written, 2 on unusable input."""
     args = _parse(argv)
-    try:
-        split = MevisSplit(args.root, args.split)
-        model, processor = load_model(args.model, args.device, args.dtype)
-        digest = model_digest(args.model)
-        cache = args.out / "cache" / f"{digest[:16]}-{model.dtype}-{model.device.type}"
-        answers = evaluate(
-            split,
-            split.clips[: args.limit],
-            lambda clip: score_clip(split, clip, model, processor, args.seed),
-            cache,
-            args.seed,
-        )
-    except (OSError, ValueError) as error:
-        print(f"eval.sprites: error: {error}", file=sys.stderr)
-        return 2
+    split = MevisSplit(args.root, args.split)
+    model, processor = load_model(args.model, args.device, args.dtype)
+    digest = model_digest(args.model)
+    cache = args.out / "cache" / f"{digest[:16]}-{model.dtype}-{model.device.type}"
+    answers = evaluate(
+        split,
+        split.clips[: args.limit],
+        lambda clip: score_clip(split, clip, model, processor, args.seed),
+        cache,
+        args.seed,
+    )
     header, rows = summarise(answers)
     table = markdown_table(header, rows)
     title = f"Ref-Sprites {args.split}, {len({a.video for a in answers})} videos"

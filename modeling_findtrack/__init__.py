@@ -31,7 +31,14 @@ def __getattr__(name: str):
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-# The `findtrack` command registers when it needs a model: `findtrack --help` shall not wait for
-# PyTorch to be imported.
-if Path(sys.argv[0] if sys.argv else "").stem != "findtrack":
+def _is_command() -> bool:
+    """Whether the installed `findtrack` command is what runs; its help shall not wait for PyTorch.
+
+    Told by the command's own file beside the interpreter: a user's script may have that name too.
+    """
+    script = Path(sys.argv[0] if sys.argv else "").resolve()
+    return script.stem == "findtrack" and script.parent == Path(sys.executable).parent.resolve()
+
+
+if not _is_command():
     register()

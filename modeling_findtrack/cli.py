@@ -11,7 +11,16 @@ from pathlib import Path
 DEFAULT_MODEL = str(Path(__file__).parent / "tiny")
 _DEVICES = ("auto", "cpu", "cuda", "mps")
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
-_KINDS = ("masks", "overlay", "coco", "npz", "matte")
+_OUTPUTS = {  # what `segment --write` takes, and the entry each kind makes
+    "masks": "masks",
+    "overlay": "overlay.mp4",
+    "coco": "coco.json",
+    "npz": "masks.npz",
+    "matte": "matte",
+}
+_KINDS = tuple(_OUTPUTS)
+# What a save leaves in a folder, in as many shards and code files as that model had.
+_HUB_NAMES = ("*.safetensors*", "*.py", "*.json", "clip_tokenizer")
 _UNUSABLE, _INTERRUPTED = 2, 130  # exit statuses
 
 
@@ -50,7 +59,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="findtrack", description="Find the object a sentence names, track it.")
+    parser = _Parser(
+        prog="findtrack",
+        description="Find the object a sentence names, track it.",
+        epilog="With FINDTRACK_DEBUG set in the environment, errors keep their traceback.",
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     segment = commands.add_parser(
@@ -74,20 +87,39 @@ def _parser() -> argparse.ArgumentParser:
         help=f"comma-separated: {', '.join(_KINDS)} (default: masks,overlay)",
     )
     segment.add_argument(
-        "--overwrite", action="store_true", help="write into DIR though it holds other files"
+        "--overwrite",
+        action="store_true",
+        help="write into DIR though it holds other files; of these none is replaced "
+        "(an earlier result in DIR is always replaced)",
     )
     segment.add_argument("--quiet", action="store_true", help="no progress bars, no summary")
     segment.set_defaults(run=_segment)
 
     hub = commands.add_parser(
         "hub-folder",
-        help="make a Hub-ready folder of a model: weights, configs, remote code, card",
-        description="Write MODEL with everything AutoModel.from_pretrained needs.",
+        help="make a Hub-ready folder of a model: weights, configs, remote code",
+        description="Write MODEL with everything AutoModel.from_pretrained needs, its weights in "
+        "the number format they are stored in. A model card (README.md) is copied where MODEL is "
+        "a folder that has one, or is the model that ships with FindTrack and its card is "
+        "installed; otherwise none is written.",
     )
-    hub.add_argument("model", metavar="MODEL", nargs="?", default=DEFAULT_MODEL)
-    hub.add_argument("--out", metavar="DIR", required=True)
-    hub.add_argument("--push", metavar="REPO_ID", help="upload the folder to this Hub repository")
-    hub.add_argument("--overwrite", action="store_true", help="write though DIR holds other files")
+    hub.add_argument(
+        "model",
+        metavar="MODEL",
+        nargs="?",
+        default=DEFAULT_MODEL,
+        help="checkpoint folder or Hub id (default: the tiny one that ships with FindTrack)",
+    )
+    hub.add_argument("--out", metavar="DIR", required=True, help="the folder to make")
+    hub.add_argument(
+        "--push", metavar="REPO_ID", help="upload the files written to this Hub repository"
+    )
+    hub.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="write into DIR though it holds other files; of these none is replaced "
+        "(an earlier Hub folder in DIR is always replaced)",
+    )
     hub.set_defaults(run=_hub_folder)
     return parser
 
@@ -99,8 +131,19 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="PATH_OR_ID",
         help="checkpoint folder or Hub id (default: the tiny one that ships with FindTrack)",
     )
-    parser.add_argument("--device", choices=_DEVICES, default="auto")
-    parser.add_argument("--dtype", choices=_DTYPES, default="auto")
+    parser.add_argument(
+        "--device",
+        choices=_DEVICES,
+        default="auto",
+        help="where to compute (default: auto, which takes cuda, then mps, then cpu)",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=_DTYPES,
+        default="auto",
+        help="number format to compute in (default: auto, which is float32, and bfloat16 on a GPU "
+        "that has it)",
+    )
 
 
 def _positive(text: str) -> int:
@@ -126,7 +169,8 @@ def _segment(args: argparse.Namespace) -> None:
     from .video_io import open_video
 
     out = args.out or f"{Path(args.video).resolve().stem}.findtrack"
-    output = OutputFolder(out, OUTPUT_NAMES, is_result_folder, args.overwrite)
+    expected = ["result.json", "contact_sheet.png", *(_OUTPUTS[kind] for kind in args.write)]
+    output = OutputFolder(out, OUTPUT_NAMES, is_result_folder, args.overwrite, expected=expected)
     with open_video(args.video) as video, output as folder:
         model, processor = load_model(args.model, args.device, args.dtype)
         with _progress_bars(args.quiet) as progress:
@@ -171,6 +215,7 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto") -> tuple:
     """
     import torch
     from huggingface_hub.utils import logging as hub_logging
+    from safetensors import SafetensorError
     from transformers.utils import logging
 
     hub_logging.set_verbosity_error()  # an error is one line, without retries told on the way
@@ -186,13 +231,21 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto") -> tuple:
 
     try:
         model, loading = FindTrackModel.from_pretrained(
-            name, dtype=getattr(torch, dtype), output_loading_info=True
+            name,
+            dtype=getattr(torch, dtype),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are told below, by name
         )
         processor = FindTrackProcessor.from_pretrained(name)
+    except SafetensorError as error:  # cut off, or the text that stands for a Git LFS file
+        raise CliError(
+            f"{name}: the weights are damaged or not fully downloaded ({_one_line(error)})"
+        ) from None
     except (OSError, ValueError) as error:
         raise CliError(f"{name}: the model cannot be loaded ({_one_line(error)})") from None
     # transformers fills what a checkpoint lacks with random numbers, with no more than a warning.
-    lacking = sorted(loading["missing_keys"]) + sorted(map(str, loading["mismatched_keys"]))
+    mismatched = [key if isinstance(key, str) else key[0] for key in loading["mismatched_keys"]]
+    lacking = sorted(loading["missing_keys"]) + sorted(mismatched)
     if lacking:
         raise CliError(
             f"{name}: the checkpoint does not fit its config, {len(lacking)} tensors are missing "
@@ -206,6 +259,8 @@ def _pick_device(torch, device: str) -> str:
     available["mps"] = torch.backends.mps.is_available()
     if device == "auto":
         return next(name for name in ("cuda", "mps", "cpu") if available[name])
+    if device not in available:
+        raise CliError(f"device {device}: unknown; choose one of {', '.join(_DEVICES)}")
     if not available[device]:
         raise CliError(f"device {device}: not available here; use --device cpu")
     return device
@@ -238,7 +293,15 @@ def _hub_folder(args: argparse.Namespace) -> None:
     """Save a checkpoint together with the code it runs on."""
     from .output_folder import OutputFolder
 
-    with OutputFolder(args.out, (), _is_hub_folder, args.overwrite, last="config.json") as folder:
+    output = OutputFolder(
+        args.out,
+        _HUB_NAMES,
+        _is_hub_folder,
+        args.overwrite,
+        last="config.json",
+        expected=["config.json", "model.safetensors"],
+    )
+    with output as folder:
         model, processor = load_model(args.model, device="cpu", dtype="float32")
         from .pipeline_findtrack import FindTrackPipeline
         from .registration import carry_code, register
@@ -246,37 +309,74 @@ def _hub_folder(args: argparse.Namespace) -> None:
         register()
         carry_code()
         # Through the pipeline, so that the folder says how `pipeline` runs it.
-        FindTrackPipeline(model=model, processor=processor).save_pretrained(folder)
+        pipeline = FindTrackPipeline(model=model, processor=processor, device="cpu")
+        pipeline.save_pretrained(folder, state_dict=_as_stored(model, args.model))
         processor.save_pretrained(folder)
-        card = _model_card()
+        card = _model_card(args.model)
         if card is not None:
             text = card.read_text(encoding="utf-8")
             (folder / "README.md").write_text(text, encoding="utf-8")
+        written = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
     _say(f"model folder: {args.out}\n")
     if args.push:
         from huggingface_hub import HfApi
 
         api = HfApi()
         api.create_repo(args.push, exist_ok=True)
-        sys.stdout.write(
-            f"uploaded: {api.upload_folder(repo_id=args.push, folder_path=args.out)}\n"
+        # By name: what else lies in the folder is not ours to publish.
+        commit = api.upload_folder(
+            repo_id=args.push, folder_path=args.out, allow_patterns=sorted(written)
         )
+        sys.stdout.write(f"uploaded: {commit}\n")
+
+
+def _as_stored(model, name: str) -> dict:
+    """The state dict of a model loaded in float32, in the dtypes of its checkpoint `name`.
+
+    The config's dtype is no guide: `findtrack-tiny` is stored in half precision, to be small, and
+    runs in single.
+    """
+    import torch
+    from huggingface_hub import snapshot_download
+    from safetensors import safe_open
+
+    folder = Path(name)
+    if not folder.is_dir():  # loaded from the Hub, hence in the cache
+        folder = Path(snapshot_download(name, local_files_only=True))
+    whole = folder / "model.safetensors"
+    shards = [whole] if whole.is_file() else sorted(folder.glob("model-*.safetensors"))
+    known = {"F16": torch.float16, "BF16": torch.bfloat16}
+    stored = {}
+    for shard in shards:
+        with safe_open(shard, framework="pt") as tensors:
+            for key in tensors.keys():  # noqa: SIM118 - older safetensors cannot be iterated
+                stored[key] = known.get(tensors.get_slice(key).get_dtype())
+    return {
+        key: tensor.to(stored.get(key) or tensor.dtype)
+        for key, tensor in model.state_dict().items()
+    }
 
 
 def _is_hub_folder(path: Path) -> bool:
+    """Whether this command made the folder: a mere checkpoint does not say where its code is."""
     import json
 
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(config, dict) and config.get("model_type") == "findtrack"
+    return (
+        isinstance(config, dict)
+        and config.get("model_type") == "findtrack"
+        and "custom_pipelines" in config
+    )
 
 
-def _model_card() -> Path | None:
-    """`model_card.md` inside the package, or beside it in a checkout."""
-    here = Path(__file__).parent
-    cards = (folder / "model_card.md" for folder in (here, here.parent))
+def _model_card(name: str) -> Path | None:
+    """The card of a model: its folder's own; that of the shipped model lies beside the package."""
+    cards = [Path(name) / "README.md"]
+    if Path(name).resolve() == Path(DEFAULT_MODEL).resolve():
+        cards.insert(0, Path(__file__).resolve().parents[1] / "model_card.md")
     return next((card for card in cards if card.is_file()), None)
 
 

@@ -17,7 +17,7 @@ class FeatureCache:
 
     def put(self, frame: int, features: FrameFeatures) -> None:
         """Keep the features of `frame` if there is room."""
-        size = sum(level.nbytes for level in features.levels)
+        size = sum(tensor.nbytes for tensor in (*features.levels, features.position))
         if frame not in self._features and self.used + size <= self.budget:
             self._features[frame] = features
             self.used += size

@@ -1,5 +1,6 @@
 """Which frames to look at, and which of them to start tracking from. Pure functions."""
 
+import math
 from collections.abc import Sequence
 
 from .results import Candidate
@@ -30,6 +31,8 @@ def choose_key_frame(
 ) -> int | None:
     """Position of the best acceptable candidate, the first one on ties; None for "not found".
 
+    A score that is not finite is never acceptable.
+
     Args:
         candidates: One per sampled frame, in video order.
         score_threshold: Smallest acceptable score; None accepts any.
@@ -38,6 +41,9 @@ def choose_key_frame(
     """
     best = None
     for position, candidate in enumerate(candidates):
+        # NaN compares as false with everything: it would pass the threshold and, once best, stay.
+        if not math.isfinite(candidate.score):
+            continue
         if not accept_empty and candidate.area == 0:
             continue
         if score_threshold is not None and candidate.score < score_threshold:

@@ -39,7 +39,6 @@ class FindTrackModel(PreTrainedModel):
     main_input_name = "video"
     input_modalities = ("video", "text")
     _supports_sdpa = True
-    # SAM keeps its position matrix twice; SAM 2 in transformers stores both copies.
     _no_split_modules = ["Beit3Layer"]
 
     def __init__(self, config: FindTrackConfig):
@@ -138,9 +137,7 @@ class FindTrackModel(PreTrainedModel):
                 output = self.finder(
                     images.select(k), tokens["input_ids"][n], tokens["attention_mask"][n]
                 )
-                size = (clip.height, clip.width)
-                masks = processor.masks_to_source(output.mask_logits, size, "finder") > 0
-                answers += judge(masks, output, k, n, [indices[pair[0]] for pair in chunk])
+                answers += judge(output, k, n, [indices[pair[0]] for pair in chunk])
                 if progress:
                     progress("find", len(answers), len(pairs))
         count = len(frames)
@@ -184,7 +181,7 @@ class FindTrackModel(PreTrainedModel):
                 self.tracker,
                 clip,
                 encode=lambda frame: self.encode(processor.tracker_pixels([frame])),
-                decode=lambda logits: processor.masks_to_source(logits, size, "tracker")[:, 0],
+                decode=lambda logits: processor.masks_to_source(logits, size, "tracker"),
                 cache=cache or FeatureCache(self.config.feature_cache_bytes),
                 progress=progress and (lambda done, total: progress("track", done, total)),
             )
@@ -231,22 +228,26 @@ class _Judge:
 
     def __init__(self, model: FindTrackModel, frames, texts: list[str], processor):
         self.model, self.processor = model, processor
+        self.size = frames[0].shape[:2]
         if model.aligner is None:
             return
         self.pixels = processor.aligner_pixels(frames).to(model.device, model.dtype)
         tokens = model._to_device(processor.aligner_tokens(texts))
         self.texts = model.aligner.encode_text(tokens["input_ids"], tokens["attention_mask"])
 
-    def __call__(
-        self, masks: Tensor, output, frame: Tensor, text: Tensor, indices: list[int]
-    ) -> list[Candidate]:
-        """Masks (P, H, W) of frames (P,) for texts (P,) -> P candidates."""
+    def __call__(self, output, frame: Tensor, text: Tensor, indices: list[int]) -> list[Candidate]:
+        """P answers of the finder about frames (P,) for texts (P,) -> P candidates."""
         config = self.model.config
+        rles, alphas = [], []
+        for logits in output.mask_logits:  # one at a time: they are as large as the video
+            mask = self.processor.masks_to_source(logits, self.size, "finder") > 0
+            rles.append(encode_mask(mask.cpu().numpy()))
+            if self.model.aligner is not None:
+                alphas.append(self.processor.alpha(mask[None]))
         iou, cosine = output.iou.float(), None
         score = iou
         if self.model.aligner is not None:
-            alpha = self.processor.alpha(masks).to(self.pixels)
-            regions = torch.cat([self.pixels[frame], alpha], dim=1)
+            regions = torch.cat([self.pixels[frame], torch.cat(alphas).to(self.pixels)], dim=1)
             cosine = (self.model.aligner.encode_image(regions) * self.texts[text]).sum(dim=1)
             score = config.iou_weight * iou + config.alignment_weight * cosine
         presence = None if output.presence is None else output.presence.float().sigmoid()
@@ -257,7 +258,7 @@ class _Judge:
                 alignment=None if cosine is None else float(cosine[p]),
                 presence=None if presence is None else float(presence[p]),
                 score=float(score[p]),
-                rle=encode_mask(masks[p].cpu().numpy()),
+                rle=rles[p],
             )
             for p, index in enumerate(indices)
         ]

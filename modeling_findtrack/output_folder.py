@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
+from fnmatch import fnmatch
 from pathlib import Path
 
 
@@ -18,18 +19,23 @@ class OutputFolder:
     `path`; leaving by an exception, Ctrl-C included, removes it together with the parents made for
     it. Entering proves that the place is writable, so enter it before the long work.
 
-    A folder that exists already stays the same folder (it may be a mounted one): only entries named
-    in `owned` or written anew are replaced, everything else in it is left alone.
+    A folder that exists already stays the same folder (it may be a mounted one). In an earlier
+    result the entries named in `owned` or written anew are replaced and everything else is left
+    alone; in any other folder nothing is replaced, entries are only added.
 
     Args:
         path: The folder to make.
-        owned: Names of entries an earlier run may have left there; they go when the new ones come.
+        owned: Names, `*` allowed, of entries an earlier run may have left there; they go when the
+            new ones come.
         is_previous: Whether an existing, non-empty folder is an earlier result.
-        overwrite: Write into a non-empty folder that is not an earlier result.
+        overwrite: Add to a non-empty folder that is not an earlier result.
         last: Name of the entry moved in last, the one that says the folder is complete.
+        expected: Names of entries that will be written, as far as known: where one of them is in
+            the way, entering says so, not only leaving.
 
     Raises:
-        OutputError: On entering, if `path` is a file, holds other things, or is not writable.
+        OutputError: On entering, if `path` is a file, holds other things, or is not writable. On
+            leaving, if an entry to be written is there already and is not an earlier result's.
     """
 
     def __init__(
@@ -39,13 +45,15 @@ class OutputFolder:
         is_previous: Callable[[Path], bool],
         overwrite: bool = False,
         last: str = "result.json",
+        expected: Iterable[str] = (),
     ):
         self.path = Path(os.path.abspath(path))
         self._given = str(path)
-        self._owned, self._last = set(owned), last
+        self._owned, self._last, self._expected = tuple(owned), last, tuple(expected)
         self._is_previous, self._overwrite = is_previous, overwrite
         self._made: list[Path] = []  # parents created here, outermost first
         self._partial: Path | None = None
+        self._replace = False  # whether what is there is an earlier result
 
     def __enter__(self) -> Path:
         self._check()
@@ -79,13 +87,24 @@ class OutputFolder:
             return
         if not self.path.is_dir():
             raise OutputError(f"{self._given}: a file is in the way; choose another --out")
-        if self._overwrite:
+        self._replace = self._is_previous(self.path)
+        if self._replace:
             return
-        others = any(not p.name.startswith(".partial-") for p in self.path.iterdir())
-        if others and not self._is_previous(self.path):
+        if self._overwrite:
+            self._check_free(self._expected)
+        elif any(not p.name.startswith(".partial-") for p in self.path.iterdir()):
             raise OutputError(
                 f"{self._given}: holds other files; choose another --out, or add --overwrite"
             )
+
+    def _check_free(self, names: Iterable[str]) -> None:
+        """Refuse to take the place of an entry that no earlier run made."""
+        for name in sorted(names):
+            if os.path.lexists(self.path / name):  # a broken link is an entry, too
+                raise OutputError(
+                    f"{self._given}: {name} is there already and not from an earlier result; "
+                    "move it away or choose another --out"
+                )
 
     def _make_parents(self) -> None:
         missing = [p for p in self.path.parents if not p.exists()]
@@ -98,12 +117,19 @@ class OutputFolder:
             os.replace(self._partial, self.path)
             return
         new = {entry.name for entry in self._partial.iterdir()}
-        # First the entry that vouches for the rest, so that a kill here leaves no false promise.
-        for name in sorted(self._owned | new, key=lambda name: name != self._last):
-            _remove(self.path / name)
+        if self._replace:
+            owned = {entry.name for entry in self.path.iterdir() if self._owns(entry.name)}
+            # First the entry that vouches for the rest: a kill here leaves no false promise.
+            for name in sorted(owned | new, key=lambda name: name != self._last):
+                _remove(self.path / name)
+        else:
+            self._check_free(new)
         for name in sorted(new, key=lambda name: name == self._last):
             os.replace(self._partial / name, self.path / name)
         self._partial.rmdir()
+
+    def _owns(self, name: str) -> bool:
+        return any(fnmatch(name, pattern) for pattern in self._owned)
 
     def _discard(self) -> None:
         if self._partial is not None:

@@ -200,7 +200,7 @@ class FindTrackProcessor(ProcessorMixin):
         else:  # departs from the image's geometry wherever that crops
             resized, crop = (self.aligner_size,) * 2, (slice(None), slice(None))
         if shape != resized:
-            x = F.interpolate(x, resized, mode="bilinear", align_corners=False, antialias=True)
+            x = resize_filtered(x, resized)
         return (x[(..., *crop)] - ALPHA_MEAN) / ALPHA_STD
 
     def masks_to_source(
@@ -264,6 +264,16 @@ def long_side_shape(shape: tuple[int, int], size: int) -> tuple[int, int]:
     """(H, W) scaled so that the long side is `size`, rounded half up as in SAM."""
     scale = size / max(shape)
     return max(1, int(shape[0] * scale + 0.5)), max(1, int(shape[1] * scale + 0.5))
+
+
+def resize_filtered(x: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """(N, C, H, W) float32 -> (N, C, *shape), bilinear, filtered when shrinking; device kept."""
+    # MPS lacks this resize before torch 2.7. Masks are few, so the CPU does it for every torch.
+    source = x.cpu() if x.device.type == "mps" else x
+    resized = F.interpolate(
+        source, tuple(shape), mode="bilinear", align_corners=False, antialias=True
+    )
+    return resized.to(x.device)
 
 
 def _resize(

@@ -50,9 +50,8 @@ class MaskSequence(Sequence):
 
     def areas(self) -> np.ndarray:
         """(T,) pixels per mask, without decoding."""
-        if not self._rles:
-            return np.zeros(0, dtype=np.int64)
-        return coco_mask.area(list(self._rles)).astype(np.int64)
+        # One by one: given more than 255 at once, pycocotools fails under NumPy 2.
+        return np.array([coco_mask.area(rle) for rle in self._rles], dtype=np.int64)
 
     def to_rle(self) -> list[dict]:
         """COCO RLE dicts with `counts` as ASCII text, ready for JSON."""

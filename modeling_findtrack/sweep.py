@@ -30,7 +30,7 @@ class Sweep:
         tracker: A tracker with `start` and `step`, see `Sam2Tracker`.
         clip: An open `Video` of T frames.
         encode: (H, W, 3) frame -> `FrameFeatures` of one frame.
-        decode: (N, 1, s, s) mask logits -> (N, H, W) logits.
+        decode: (s, s) mask logits -> (H, W) logits.
         cache: Features that are known already, and room for those that both sweeps need.
         progress: Called with (frames done, frames to do).
     """
@@ -92,10 +92,11 @@ class Sweep:
     def _step(self, t: int, features: FrameFeatures, running: dict[int, Lane]) -> None:
         """One frame for all running expressions."""
         output = self.tracker.step(features, list(running.values()))
-        masks = (self.decode(output.mask_logits) > 0).cpu().numpy()
         presence = torch.sigmoid(output.presence.float()).cpu().numpy()
         for row, n in enumerate(running):
-            self.rles[n][t] = encode_mask(masks[row])
+            # One at a time: at source size, all of them would not fit where the model does.
+            mask = self.decode(output.mask_logits[row, 0]) > 0
+            self.rles[n][t] = encode_mask(mask.cpu().numpy())
             self.presence[n, t] = presence[row]
 
     def _features(self, t: int, frame: np.ndarray, keep: bool) -> FrameFeatures:

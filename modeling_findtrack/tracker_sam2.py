@@ -22,6 +22,8 @@ from torch import nn
 from transformers import Sam2VideoConfig, Sam2VideoModel
 from transformers.models.sam2_video.modeling_sam2_video import NO_OBJ_SCORE, get_1d_sine_pe
 
+from .processing_findtrack import resize_filtered
+
 # A mask given by the caller becomes logits of +10 inside and -10 outside.
 KEY_LOGIT = 10.0
 
@@ -169,9 +171,7 @@ class Sam2Tracker(nn.Module):
         self._check_features(features, masks.shape[0])
         masks = self._resize_key_masks(masks)
         logits = (2 * masks - 1) * KEY_LOGIT
-        low = F.interpolate(
-            logits, self.sam2.prompt_encoder.mask_input_size, mode="bilinear", antialias=True
-        ).to(self.dtype)
+        low = resize_filtered(logits, self.sam2.prompt_encoder.mask_input_size).to(self.dtype)
         given = masks.flatten(1).any(dim=1)
 
         # The decoder runs on the given mask only for its pointer. Its single-mask token is used,
@@ -370,7 +370,7 @@ class Sam2Tracker(nn.Module):
         masks = masks.float()
         size = (self.sam2.prompt_encoder.input_image_size,) * 2
         if masks.shape[-2:] != size:
-            masks = F.interpolate(masks, size, mode="bilinear", antialias=True)
+            masks = resize_filtered(masks, size)
         return (masks >= 0.5).float()
 
     def _new_lane(self, memory: torch.Tensor, pointer: torch.Tensor, frames: int | None) -> Lane:

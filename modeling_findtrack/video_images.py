@@ -85,6 +85,8 @@ def _load(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             return to_rgb(ImageOps.exif_transpose(image))
+    except Image.DecompressionBombError as error:
+        raise VideoError(f"{path}: too large an image ({error}); make it smaller") from None
     except (OSError, SyntaxError) as error:  # PIL's PNG reader raises SyntaxError when damaged
         raise VideoError(f"{path}: a damaged image ({error}); replace or remove it") from None
 
@@ -95,6 +97,8 @@ def _image_size(path: Path) -> tuple[int, int]:
         with Image.open(path) as image:
             width, height = image.size
             turned = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
+    except Image.DecompressionBombError as error:
+        raise VideoError(f"{path}: too large an image ({error}); make it smaller") from None
     except (OSError, SyntaxError) as error:
         raise VideoError(f"{path}: not a readable image ({error}); remove it") from None
     return (width, height) if turned else (height, width)

@@ -107,6 +107,20 @@ def test_segment_takes_a_folder_of_images(fake, clip):
     assert (result["video"]["name"], result["video"]["fps"]) == ("frames", None)
 
 
+def test_overwrite_adds_to_a_foreign_folder_and_replaces_nothing(fake, clip, capsys, monkeypatch):
+    Path("mine/masks").mkdir(parents=True)
+    Path("mine/masks/gt.png").write_text("precious")
+    command = ["segment", clip, "the dog", "--out", "mine", "--overwrite"]
+    with monkeypatch.context() as patch:
+        patch.setattr(cli, "load_model", None)  # told before the long work
+        assert cli.main(command) == 2
+    err = capsys.readouterr().err
+    assert "mine: masks is there already" in err and err.count("\n") == 1
+    assert files("mine") == {"masks/gt.png"}
+    assert cli.main([*command, "--write", "coco"]) == 0
+    assert files("mine") == {"masks/gt.png", "coco.json", "contact_sheet.png", "result.json"}
+
+
 def make_bad(name: str) -> None:
     if name == "text.mp4":
         Path(name).write_text("not a video " * 99)
@@ -161,6 +175,13 @@ def test_unusable_input_is_one_line_and_leaves_nothing(
     assert err.startswith("findtrack: error: ") and err.count("\n") == 1
     assert message in err
     assert files(".") == before
+
+
+def test_an_unknown_device_is_told(capsys):
+    pytest.importorskip("torch")
+    for device in ("cuda:0", "toaster"):
+        with pytest.raises(cli.CliError, match=f"device {device}: unknown; choose one of auto"):
+            cli.load_model(cli.DEFAULT_MODEL, device)
 
 
 def test_model_errors_are_one_line(clip, capsys, tmp_path):
@@ -243,12 +264,30 @@ def test_interrupt_removes_what_was_begun(number, clip, tmp_path):
 
 
 HELP = """
-import sys
+import os, sys
+sys.argv[0] = os.path.join(os.path.dirname(sys.executable), "findtrack")  # as when installed
 from modeling_findtrack.cli import main
 status = main(["segment", "--help"])
 print("heavy:", {"torch", "transformers", "numpy", "av", "PIL"} & set(sys.modules))
 sys.exit(status)
 """
+
+
+def options_without_help(parser) -> list[str]:
+    found = []
+    for action in parser._actions:
+        if isinstance(action.choices, dict):  # the subcommands
+            for name, sub in action.choices.items():
+                found += [f"{name} {dest}" for dest in options_without_help(sub)]
+        elif not action.help:
+            found.append(action.dest)
+    return found
+
+
+def test_help_explains_everything(capsys):
+    assert options_without_help(cli._parser()) == []
+    assert cli.main(["--help"]) == 0
+    assert "FINDTRACK_DEBUG" in capsys.readouterr().out
 
 
 def test_help_imports_nothing_heavy(tmp_path):

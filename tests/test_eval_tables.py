@@ -1,6 +1,7 @@
 """The result tables: reader, baselines, cache, numbers; on a tree small enough to check by hand."""
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from pycocotools import mask as coco_mask
 
 from eval import demo, propagation, report, sprites
 from eval.mevis import MevisSplit
+from modeling_findtrack import cli
 from modeling_findtrack.results import MaskSequence
 
 T, H, W = 5, 40, 60
@@ -162,6 +164,7 @@ def test_table_counts_groups_and_accuracies(tree, fake, tmp_path):
         "trained": 3,
         "held-out art": 3,
         "held-out background": 0,
+        "art a": 6,
         "N-acc": 2,
         "T-acc": 6,
     }
@@ -173,6 +176,35 @@ def test_table_counts_groups_and_accuracies(tree, fake, tmp_path):
     assert first["J&F"] == pytest.approx((0 + 1 / T + 0) / 3)
     assert rows["largest object"]["N-acc"] == 0.0
     assert len(table["answers"]) == 2 * 4 * len(sprites.METHODS)
+
+
+def test_every_art_style_has_a_column(fake, tmp_path):
+    styled = {k: e | {"art": "b" if k == "1" else e["art"]} for k, e in SENTENCES.items()}
+    videos = {"aa": _video(), "bb": _video(expressions=styled)}
+    rows, table = _run(_write_tree(tmp_path / "data", videos), tmp_path / "out")
+    assert [c for c in table["header"] if c.startswith("art ")] == ["art a", "art b"]
+    assert (rows["sentences"]["art a"], rows["sentences"]["art b"]) == (5, 1)
+    assert rows["largest object"]["art b"] == rows["largest object"]["position"] == 1.0
+    assert rows["largest object"]["art a"] < 1.0
+
+
+def test_answers_of_another_cache_version_are_scored_again(tree, fake, tmp_path, monkeypatch):
+    monkeypatch.setattr(sprites, "CACHE_VERSION", sprites.CACHE_VERSION - 1)
+    _run(tree, tmp_path / "out")
+    monkeypatch.undo()
+    monkeypatch.setattr(sprites, "load_model", lambda *_: (fake, None))
+    monkeypatch.setattr(sprites, "model_digest", lambda _: "0" * 64)
+    fake.calls.clear()
+    _run(tree, tmp_path / "out")
+    assert {call[0] for call in fake.calls} == {"aa", "bb"}
+
+
+def test_devices_and_dtypes_are_those_of_the_command_line(capsys):
+    assert (report.DEVICES, report.DTYPES) == (cli._DEVICES, cli._DTYPES)
+    for main, needed in ((sprites.main, "--out"), (propagation.main, "--davis")):
+        with pytest.raises(SystemExit) as stop:
+            main([needed, "somewhere", "--device", "tpu"])
+        assert stop.value.code == 2 and "'tpu'" in capsys.readouterr().err
 
 
 def test_markdown_says_what_the_baselines_are(tree, fake, tmp_path, capsys):
@@ -276,6 +308,20 @@ def test_contradictions_in_the_data_are_one_line_errors(tmp_path, fake, capsys, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "../aa", "a/b", "/aa", "a\\b"])
+def test_names_in_the_data_never_lead_out_of_its_folder(tmp_path, fake, capsys, name):
+    out = tmp_path / "out"
+    for video in ({name: _video()}, {"aa": _video(frames=[name])}):
+        tree = _write_tree(tmp_path / "data", {"aa": _video()})
+        meta = tree / "valid" / "meta_expressions.json"
+        meta.write_text(json.dumps({"videos": video}))
+        assert sprites.main(["--root", str(tree), "--out", str(out)]) == 2
+        error = capsys.readouterr().err
+        assert repr(name) in error and "plain" in error and error.count("\n") == 1
+        shutil.rmtree(tree)
+    assert not out.exists()
+
+
 def test_failed_writing_leaves_the_old_file_alone(tmp_path):
     path = tmp_path / "table.json"
     report.write_json(path, {"a": 1})
@@ -357,8 +403,6 @@ def test_demo_scores_the_masks_it_asked_for(tmp_path, monkeypatch, capsys):
         asked.extend(argv)
         (out / "result.json").write_text(json.dumps({"expressions": [{"id": 0}]}))
         return 0
-
-    import modeling_findtrack.cli as cli
 
     monkeypatch.setattr(cli, "main", segment)
     monkeypatch.setattr(demo, "SAMPLE", sample)

@@ -374,9 +374,18 @@ def test_foreign_folder_is_not_touched(tmp_path):
     with pytest.raises(OutputError, match="holds other files"), open_folder(out):
         raise AssertionError
     assert sorted(os.listdir(out)) == ["masks", "result.json"]
-    with open_folder(out, overwrite=True) as folder:
+    (out / "result.json").unlink()
+    (out / "masks" / "gt.png").write_text("mine")
+    with (
+        pytest.raises(OutputError, match="masks is there already"),
+        open_folder(out, overwrite=True) as folder,
+    ):
         fill(folder, "ours")
-    assert os.listdir(out / "masks") == ["a.png"]
+    assert os.listdir(out) == ["masks"] and os.listdir(out / "masks") == ["gt.png"]
+    with open_folder(out, overwrite=True) as folder:
+        fill(folder, "ours", masks=False)
+    assert sorted(os.listdir(out)) == ["masks", "result.json"]
+    assert os.listdir(out / "masks") == ["gt.png"]
 
 
 def test_file_in_the_way(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import pytest
 import torch
@@ -15,10 +16,17 @@ TOLERANCE = {"atol": 1e-4, "rtol": 0}
 
 @pytest.fixture(scope="module")
 def golden(golden_dir):
-    """(inputs and outputs, texts)."""
+    """(inputs and outputs, config)."""
     folder = golden_dir("preprocess")
     config = json.loads((folder / "config.json").read_text())
-    return load_file(folder / "io.safetensors"), config["texts"]
+    return load_file(folder / "io.safetensors"), config
+
+
+def stored_stride(config: dict, name: str) -> int:
+    """Every how many pixels `name` was kept, by the set's note; 1 where it says nothing."""
+    pattern = rf"\b{name}\b[^\[,;]*\[[^\]]*::(\d+)\]"
+    kept = re.search(pattern, config.get("note", ""))
+    return int(kept[1]) if kept else 1
 
 
 @pytest.mark.parametrize("antialias, name", [(True, "beit"), (False, "beit_no_antialias")])
@@ -32,8 +40,8 @@ def test_golden_beit3_pixels(golden, tokenizers, antialias, name):
 
 def test_golden_sam_pixels(golden, tokenizers):
     io, _ = golden
-    stride = 8  # of the stored crop
-    size = stride * io["sam_crop64"].shape[-1]
+    size = int(io["sam_resize"].max())  # the long side becomes the model's size
+    stride = -(-size // io["sam_crop64"].shape[-1])
     processor = FindTrackProcessor(*tokenizers, finder_size=size, finder_geometry="pad")
     pixels = processor.finder_pixels(io["image_u8"].numpy())[0]
     assert pixels.shape == (3, size, size)
@@ -42,22 +50,24 @@ def test_golden_sam_pixels(golden, tokenizers):
 
 
 def test_golden_clip_pixels(golden, tokenizers):
-    io, _ = golden
-    processor = FindTrackProcessor(*tokenizers, aligner_size=2 * io["clip"].shape[-1])
+    io, config = golden
+    stride = stored_stride(config, "clip")
+    processor = FindTrackProcessor(*tokenizers, aligner_size=stride * io["clip"].shape[-1])
     pixels = processor.aligner_pixels(io["image_u8"].numpy())[0]
-    torch.testing.assert_close(pixels[:, ::2, ::2], io["clip"], **TOLERANCE)
+    torch.testing.assert_close(pixels[:, ::stride, ::stride], io["clip"], **TOLERANCE)
 
 
 def test_golden_alpha(golden, tokenizers):
-    io, _ = golden
-    size = 2 * io["alpha"].shape[-1]
+    io, config = golden
+    stride = stored_stride(config, "alpha")
+    size = stride * io["alpha"].shape[-1]
     processor = FindTrackProcessor(*tokenizers, aligner_size=size, alpha_geometry="official")
     alpha = processor.alpha(io["mask"])[0]
-    torch.testing.assert_close(alpha[:, ::2, ::2], io["alpha"], **TOLERANCE)
+    torch.testing.assert_close(alpha[:, ::stride, ::stride], io["alpha"], **TOLERANCE)
 
 
 def test_golden_clip_tokens(golden, tokenizers):
-    io, texts = golden
+    io, config = golden
     name = os.environ.get("FINDTRACK_CLIP_TOKENIZER", "openai/clip-vit-large-patch14-336")
     try:
         clip = CLIPTokenizer.from_pretrained(name, local_files_only=True)
@@ -68,7 +78,9 @@ def test_golden_clip_tokens(golden, tokenizers):
             f"CLIP's vocabulary ({name}) is not on this machine; the features of given tokens are "
             "compared with the official ones in test_golden_alphaclip.py"
         )
-    tokens = FindTrackProcessor(tokenizers[0], clip).aligner_tokens(texts)
+    context = io["clip_tokens"].shape[1]
+    processor = FindTrackProcessor(tokenizers[0], clip, aligner_max_tokens=context)
+    tokens = processor.aligner_tokens(config["texts"])
     length = tokens["input_ids"].shape[1]
     padded = torch.where(tokens["attention_mask"].bool(), tokens["input_ids"], 0)
     assert torch.equal(padded.int(), io["clip_tokens"][:, :length])

@@ -14,16 +14,16 @@ from modeling_findtrack.tracker_sam2 import Sam2Tracker
 TOLERANCE = {"atol": 2e-5, "rtol": 0}
 
 
-def tracker_config(dims: dict) -> Sam2VideoConfig:
-    """A SAM 2.0 from the dimensions of the golden set."""
+def tracker_config(dims: dict, weights: dict) -> Sam2VideoConfig:
+    """A SAM 2.0 from the dimensions and weights of the golden set."""
     size, width, hiera = dims["image_size"], dims["d_model"], dims["hiera"]
-    dim, heads = hiera["embed_dim"], hiera["num_heads"]
+    dim, heads, stages = hiera["embed_dim"], hiera["num_heads"], len(hiera["stages"])
     backbone = dict(
         model_type="sam2_hiera_det_model",
         image_size=[size, size],
         hidden_size=dim,
-        embed_dim_per_stage=[dim * 2**i for i in range(4)],
-        num_attention_heads_per_stage=[heads * 2**i for i in range(4)],
+        embed_dim_per_stage=[dim * 2**i for i in range(stages)],
+        num_attention_heads_per_stage=[heads * 2**i for i in range(stages)],
         blocks_per_stage=hiera["stages"],
         global_attention_blocks=hiera["global_att_blocks"],
         window_size_per_stage=hiera["window_spec"],
@@ -40,6 +40,7 @@ def tracker_config(dims: dict) -> Sam2VideoConfig:
     return Sam2VideoConfig(
         vision_config=vision,
         image_size=size,
+        num_maskmem=len(weights["maskmem_tpos_enc"]),
         prompt_encoder_config=dict(hidden_size=width, image_size=size),
         mask_decoder_config=dict(hidden_size=width),
         memory_attention_hidden_size=width,
@@ -50,7 +51,7 @@ def tracker_config(dims: dict) -> Sam2VideoConfig:
         memory_encoder_output_channels=dims["memory_dim"],
         mask_downsampler_embed_dim=width,
         memory_fuser_embed_dim=width,
-        memory_fuser_intermediate_dim=4 * width,
+        memory_fuser_intermediate_dim=len(weights["memory_encoder.fuser.layers.0.pwconv1.bias"]),
         memory_fuser_num_layers=dims["fuser_layers"],
         enable_occlusion_spatial_embedding=False,
         enable_temporal_pos_encoding_for_object_pointers=False,
@@ -63,8 +64,8 @@ def golden(golden_dir):
     folder = golden_dir("sam2_tiny")
     dims = json.loads((folder / "config.json").read_text())
     weights, io = load_file(folder / "weights.safetensors"), load_file(folder / "io.safetensors")
-    tracker = Sam2Tracker(tracker_config(dims)).eval()
     weights = {k.removeprefix("visual_model."): v for k, v in weights.items()}
+    tracker = Sam2Tracker(tracker_config(dims, weights)).eval()
     tracker.sam2.load_state_dict(sam2_keys(weights))
     return tracker, io, dims["key_frame"]
 

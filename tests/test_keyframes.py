@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 
+from modeling_findtrack.feature_cache import FeatureCache
 from modeling_findtrack.keyframes import choose_key_frame, sample_frames
 from modeling_findtrack.results import Candidate, encode_mask
+from modeling_findtrack.tracker_sam2 import FrameFeatures
 
 
 def candidate(frame=0, score=0.5, presence=None, pixels=4) -> Candidate:
@@ -46,6 +49,14 @@ def test_empty_masks_lose_unless_they_may_win():
     assert choose_key_frame(both[:1]) is None
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_a_score_that_is_not_finite_never_wins(bad):
+    scores = [bad, 0.3, bad, 0.4, bad]
+    assert choose_key_frame([candidate(score=s) for s in scores]) == 3
+    assert choose_key_frame([candidate(score=s) for s in scores], score_threshold=0.1) == 3
+    assert choose_key_frame([candidate(score=bad)]) is None
+
+
 def test_thresholds():
     three = [
         candidate(score=0.9, presence=0.2),
@@ -58,3 +69,16 @@ def test_thresholds():
     assert choose_key_frame(three, score_threshold=0.95) is None
     unknown = [candidate(score=0.4, presence=None)]
     assert choose_key_frame(unknown, presence_threshold=0.5) == 0
+
+
+def test_the_feature_cache_stays_within_its_budget():
+    levels = tuple(torch.zeros(1, 2, side, side) for side in (4, 2, 1))
+    features = FrameFeatures(levels, torch.zeros(1, 2, 1, 1))
+    size = 4 * 2 * (16 + 4 + 1 + 1)  # the position is kept with every frame, too
+    cache = FeatureCache(2 * size)
+    for frame in (0, 0, 1, 2):
+        cache.put(frame, features)
+    assert cache.used == 2 * size and cache.get(1) is features and cache.get(2) is None
+    small = FeatureCache(size - 1)
+    small.put(0, features)
+    assert small.get(0) is None

@@ -16,10 +16,32 @@ def parts():
     return tiny()
 
 
-def box(size=(48, 64)) -> np.ndarray:
+def box(size=(48, 64), left: int = 16) -> np.ndarray:
     mask = np.zeros(size, dtype=bool)
-    mask[10:26, 16:32] = True
+    mask[10:26, left : left + 16] = True
     return mask
+
+
+def ious(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(T,) of masks (T, H, W), none of which may be empty."""
+    assert a.any((1, 2)).all() and b.any((1, 2)).all()
+    return (a & b).sum((1, 2)) / (a | b).sum((1, 2))
+
+
+@pytest.mark.parametrize("key", [0, 3, 7])
+def test_masks_of_the_random_model_can_be_told_apart(parts, key):
+    """What the comparisons below rest on."""
+    model, processor = parts
+    video = moving_square(8)
+    masks = model.propagate(video, box(), key, processor=processor).to_array()
+    areas = masks.mean((1, 2))
+    assert (areas > 0.02).all() and (areas < 0.95).all()
+    assert (ious(masks[1:], masks[:-1]) < 0.7).all()
+    other = model.propagate(video, box(left=40), key, processor=processor).to_array()
+    same = ious(masks, other)
+    assert (same < 1).all() and (same[max(0, key - 2) : key + 3] < 0.96).all()
+    presence = model.track(video, [KeyMask(key, box())], processor=processor)[0][1]
+    assert (presence > 0.9).all()
 
 
 @pytest.mark.parametrize("frames", [1, 2, 6, 13])
@@ -49,11 +71,25 @@ def test_several_expressions_together_equal_each_alone(parts):
     texts = ["the dog on the left", "cat", "a big red car moving right"]
     video = moving_square(12)
     together = model.segment(video, texts, processor=processor)
+    first, *others = [track.masks.to_array() for track in together]
+    assert all((ious(first, other) < 0.95).any() for other in others)
     for text, track in zip(texts, together, strict=True):
         (alone,) = model.segment(video, text, processor=processor)
         assert track.key_frame == alone.key_frame
         assert track.score == pytest.approx(alone.score, abs=1e-5)
-        assert (track.masks.to_array() != alone.masks.to_array()).mean() < 1e-3
+        assert (ious(track.masks.to_array(), alone.masks.to_array()) > 0.99).all()
+
+
+def test_several_key_masks_together_equal_each_alone(parts):
+    model, processor = parts
+    video = moving_square(10)
+    keys = [KeyMask(6, box()), KeyMask(0, box(left=40)), KeyMask(9, box(left=2))]
+    together = model.track(video, keys, processor=processor)
+    for key, (masks, presence) in zip(keys, together, strict=True):
+        ((alone, alone_presence),) = model.track(video, [key], processor=processor)
+        assert (ious(masks.to_array(), alone.to_array()) > 0.99).all()
+        assert (masks[key.frame] == key.mask).all()
+        np.testing.assert_allclose(presence, alone_presence, atol=1e-4)
 
 
 def test_tracking_is_the_same_in_a_reversed_video(parts):
@@ -61,7 +97,7 @@ def test_tracking_is_the_same_in_a_reversed_video(parts):
     video = moving_square(8)
     forwards = model.propagate(video, box(), 2, processor=processor).to_array()
     backwards = model.propagate(video[::-1], box(), 5, processor=processor).to_array()
-    assert (forwards != backwards[::-1]).mean() < 1e-3
+    assert (ious(forwards, backwards[::-1]) > 0.99).all()
 
 
 @pytest.mark.parametrize("keys", [[0], [7], [3], [2, 5], [0, 7, 3, 3]])
@@ -126,7 +162,8 @@ def test_found_and_not_found_in_one_call(parts, monkeypatch):
     assert [t.found for t in tracks] == [True, False, True]
     assert tracks[1].masks.areas().sum() == 0
     expected = model.segment(moving_square(6), ["car"], processor=processor)[0]
-    assert (tracks[2].masks.to_array() == expected.masks.to_array()).mean() > 0.999
+    assert (ious(tracks[2].masks.to_array(), expected.masks.to_array()) > 0.99).all()
+    assert (ious(tracks[2].masks.to_array(), tracks[0].masks.to_array()) < 0.95).any()
 
 
 def test_every_kind_of_input_gives_the_same(parts, tmp_path):
@@ -139,7 +176,7 @@ def test_every_kind_of_input_gives_the_same(parts, tmp_path):
         model.segment(source, "the dog", processor=processor)[0].masks.to_array()
         for source in (video, list(video), images, tmp_path, str(tmp_path))
     ]
-    assert all((r == results[0]).all() for r in results)
+    assert results[0].any((1, 2)).all() and all((r == results[0]).all() for r in results)
 
 
 def test_progress_counts_to_the_end(parts):
@@ -192,13 +229,14 @@ def test_save_and_load(parts, tmp_path):
     video = moving_square(4)
     before = model.segment(video, "the dog", processor=processor)[0]
     after = again.eval().segment(video, "the dog", processor=loaded)[0]
+    assert before.masks.areas().all()
     assert (before.masks.to_array() == after.masks.to_array()).all()
-    assert after.score == before.score
+    assert after.score == pytest.approx(before.score, abs=1e-6)
 
 
-def test_bfloat16_runs_and_agrees_on_most_pixels(parts):
+def test_bfloat16_agrees_with_float32(parts):
     model, processor = parts
-    video = moving_square(4)
-    full = model.propagate(video, box(), 0, processor=processor).to_array()
-    half = tiny()[0].to(torch.bfloat16).propagate(video, box(), 0, processor=processor).to_array()
-    assert (full != half).mean() < 0.1
+    video = moving_square(6)
+    full = model.propagate(video, box(), 2, processor=processor).to_array()
+    half = tiny()[0].to(torch.bfloat16).propagate(video, box(), 2, processor=processor).to_array()
+    assert (ious(full, half) > 0.8).all()

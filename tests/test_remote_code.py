@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from modeling_findtrack import cli
+from modeling_findtrack import cli, tracker_sam2
+from modeling_findtrack.processing_findtrack import resize_filtered
 from tests.tiny_models import moving_square, tiny
 
 
@@ -95,10 +98,19 @@ def test_a_cached_hub_snapshot_offline(hub_folder, tmp_path):
     assert result["masks"] == [expected_masks()] * 3
 
 
+def names_in(folder: Path) -> set[str]:
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+
+
+def copy_of(checkpoint: Path, folder: Path) -> Path:
+    return Path(shutil.copytree(checkpoint, folder / "copy"))
+
+
 def test_the_folder_is_complete_and_safe(hub_folder):
-    names = {str(p.relative_to(hub_folder)) for p in hub_folder.rglob("*") if p.is_file()}
+    names = names_in(hub_folder)
     assert {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json"} <= names
-    assert {"clip_tokenizer/tokenizer.json", "clip_tokenizer/config.json", "README.md"} <= names
+    assert {"clip_tokenizer/tokenizer.json", "clip_tokenizer/config.json"} <= names
+    assert "README.md" not in names, "the card of another model would be untrue"
     assert not [n for n in names if n.endswith((".bin", ".pt", ".pth", ".pkl"))]
     config = json.loads((hub_folder / "config.json").read_text())
     assert config["auto_map"]["AutoModel"] == "modeling_findtrack.FindTrackModel"
@@ -106,6 +118,17 @@ def test_the_folder_is_complete_and_safe(hub_folder):
 
 def test_an_older_folder_is_replaced_but_nothing_else(hub_folder, checkpoint, tmp_path, capsys):
     assert cli.main(["hub-folder", str(checkpoint), "--out", str(hub_folder)]) == 0
+    (hub_folder / "diary.txt").write_text("dear diary")
+    for stale in ("model-00001-of-00002.safetensors", "model.safetensors.index.json", "old.py"):
+        (hub_folder / stale).write_text("of a larger model")
+    (hub_folder / "clip_tokenizer" / "merges.txt").write_text("of another tokenizer")
+    before = names_in(hub_folder)
+    assert cli.main(["hub-folder", str(checkpoint), "--out", str(hub_folder)]) == 0
+    assert before - names_in(hub_folder) == {
+        "model-00001-of-00002.safetensors", "model.safetensors.index.json", "old.py",
+        "clip_tokenizer/merges.txt",
+    }  # fmt: skip
+    (hub_folder / "diary.txt").unlink()
     (tmp_path / "diary.txt").write_text("dear diary")
     assert cli.main(["hub-folder", str(checkpoint), "--out", str(tmp_path)]) == 2
     assert "holds other files" in capsys.readouterr().err
@@ -113,18 +136,143 @@ def test_an_older_folder_is_replaced_but_nothing_else(hub_folder, checkpoint, tm
 
 
 def test_a_checkpoint_that_lacks_tensors_is_refused(checkpoint, tmp_path, capsys):
-    from safetensors.torch import load_file, save_file
+    folder = copy_of(checkpoint, tmp_path)
+    name = "finder.beit3.text_embed.weight"
+    tensors = load_file(checkpoint / "model.safetensors")
+    for broken in (
+        {key: tensor for key, tensor in tensors.items() if key != name},
+        {**tensors, name: torch.zeros(3, 5)},  # another shape
+    ):
+        save_file(broken, folder / "model.safetensors", {"format": "pt"})
+        assert cli.main(["hub-folder", str(folder), "--out", str(tmp_path / "out")]) == 2
+        err = capsys.readouterr().err
+        assert f"1 tensors are missing or of another shape ({name}" in err
+        assert len(err.splitlines()) == 1
+    assert os.listdir(tmp_path) == ["copy"]
 
-    for file in checkpoint.iterdir():
-        if file.is_file():
-            (tmp_path / file.name).write_bytes(file.read_bytes())
-    (tmp_path / "clip_tokenizer").symlink_to(checkpoint / "clip_tokenizer")
-    tensors = load_file(tmp_path / "model.safetensors")
-    del tensors["finder.beit3.text_embed.weight"]
-    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
-    assert cli.main(["hub-folder", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
-    err = capsys.readouterr().err
-    assert "1 tensors are missing" in err and "text_embed" in err and len(err.splitlines()) == 1
+
+def test_damaged_weights_are_refused(checkpoint, tmp_path, capsys):
+    folder = copy_of(checkpoint, tmp_path)
+    whole = (folder / "model.safetensors").read_bytes()
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 15582020\n"
+    for content in (whole[:-1000], whole[:100], b"", pointer):
+        (folder / "model.safetensors").write_bytes(content)
+        assert cli.main(["hub-folder", str(folder), "--out", str(tmp_path / "out")]) == 2
+        err = capsys.readouterr().err
+        assert "the weights are damaged or not fully downloaded" in err
+        assert len(err.splitlines()) == 1
+    assert os.listdir(tmp_path) == ["copy"]
+
+
+def stored_dtypes(folder: Path) -> set[torch.dtype]:
+    return {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()}
+
+
+@pytest.mark.parametrize("name", ["a folder", "someone/findtrack"])
+def test_weights_keep_their_stored_dtype(name, checkpoint, tmp_path, monkeypatch):
+    folder = copy_of(checkpoint, tmp_path)
+    half = {key: t.half() for key, t in load_file(checkpoint / "model.safetensors").items()}
+    save_file(half, folder / "model.safetensors", {"format": "pt"})
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "float32"
+    if name == "a folder":
+        name = str(folder)
+    else:
+        load_model = cli.load_model
+        monkeypatch.setattr(cli, "load_model", lambda _, **kw: load_model(str(folder), **kw))
+        monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(folder))
+    assert cli.main(["hub-folder", name, "--out", str(tmp_path / "out")]) == 0
+    saved = load_file(tmp_path / "out" / "model.safetensors")
+    assert saved.keys() == half.keys()
+    assert all(torch.equal(saved[key], half[key]) for key in half)
+    assert stored_dtypes(tmp_path / "out") == {torch.float16}
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "float32"
+
+
+def test_a_checkpoints_own_card_goes_along(checkpoint, tmp_path):
+    folder = copy_of(checkpoint, tmp_path)
+    (folder / "README.md").write_text("# Mine")
+    assert cli.main(["hub-folder", str(folder), "--out", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "README.md").read_text() == "# Mine"
+
+
+def test_the_shipped_model_has_its_card():
+    assert cli._model_card(cli.DEFAULT_MODEL) == Path(__file__).parents[1] / "model_card.md"
+
+
+def test_push_uploads_only_what_was_written(checkpoint, tmp_path, monkeypatch):
+    from huggingface_hub.utils import filter_repo_objects
+
+    uploads = []
+
+    class Api:
+        def create_repo(self, repo_id, exist_ok):
+            pass
+
+        def upload_folder(self, *, repo_id, folder_path, allow_patterns):
+            names = names_in(Path(folder_path))
+            uploads.extend(filter_repo_objects(names, allow_patterns=allow_patterns))
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "diary.txt").write_text("dear diary")
+    command = ["hub-folder", str(checkpoint), "--out", str(out), "--overwrite", "--push", "me/it"]
+    assert cli.main(command) == 0
+    assert set(uploads) == names_in(out) - {"diary.txt"}
+    assert {"model.safetensors", "clip_tokenizer/tokenizer.json"} <= set(uploads)
+
+
+class OnMps(torch.Tensor):
+    """Claims to be on an MPS device, and like torch < 2.7 cannot resize with a filter there."""
+
+    @property
+    def device(self):
+        return torch.device("mps")
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func is torch.nn.functional.interpolate and (kwargs or {}).get("antialias"):
+            raise NotImplementedError("aten::_upsample_bilinear2d_aa.out on MPS")
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+def test_masks_are_resized_where_mps_cannot(monkeypatch):
+    model, processor = tiny()
+    masks = torch.zeros(2, 1, 90, 110)
+    masks[:, :, 20:60, 30:70] = 1
+    expected = processor.alpha(masks[:, 0]), model.tracker._resize_key_masks(masks)
+    move = torch.Tensor.to
+
+    def to(tensor, *args, **kwargs):
+        if args == (torch.device("mps"),):
+            return tensor.as_subclass(OnMps)
+        return move(tensor, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    masks = masks.as_subclass(OnMps)
+    got = processor.alpha(masks[:, 0]), model.tracker._resize_key_masks(masks)
+    for mine, reference in zip(got, expected, strict=True):
+        assert isinstance(mine, OnMps) and torch.equal(mine.cpu(), reference)
+
+
+def test_a_start_resizes_its_logits_the_same_way(monkeypatch):
+    model, _ = tiny()
+    shapes = []
+
+    def record(x, shape):
+        shapes.append(tuple(shape))
+        return resize_filtered(x, shape)
+
+    monkeypatch.setattr(tracker_sam2, "resize_filtered", record)
+    encoder = model.tracker.sam2.prompt_encoder
+    side = encoder.input_image_size
+    with torch.no_grad():
+        features = model.tracker.encode(torch.zeros(1, 3, side, side))
+        model.tracker.start(features, torch.ones(1, 1, 50, 70))
+    assert shapes == [(side, side), tuple(encoder.mask_input_size)]
 
 
 def test_installed_auto_classes(checkpoint):

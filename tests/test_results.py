@@ -29,6 +29,15 @@ def test_rle_is_json_and_coco():
     assert (decoded == masks[1]).all()
 
 
+def test_long_sequences():
+    masks = np.zeros((300, 3, 4), dtype=bool)
+    masks[290] = True
+    areas = MaskSequence.from_masks(masks).areas()
+    assert areas.tolist() == [0] * 290 + [12] + [0] * 9
+    assert MaskSequence.empty(300, (3, 4)).areas().shape == (300,)
+    assert MaskSequence.empty(0, (3, 4)).areas().shape == (0,)
+
+
 def test_empty_and_wrong_sizes():
     assert MaskSequence.empty(3, (4, 5)).areas().tolist() == [0, 0, 0]
     with pytest.raises(ValueError, match="not of size"):

@@ -1,6 +1,7 @@
 """Ref-Sprites: the generator on a small bank drawn here, and the committed split."""
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -10,11 +11,19 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from tests.conftest import SPRITE_NOUNS as NOUNS
-from training import scenes, sprites
+from training import scenes, sprite_art, sprite_sample, sprites
 from training.backgrounds import HELDOUT_FAMILIES, TRAIN_FAMILIES, make_background
 from training.expressions import KINDS, vocabulary
+from training.folders import is_plain_name
 from training.scenes import SceneSampler
-from training.sprite_art import HELDOUT_STYLES, TRAIN_STYLES, ArtError, load_art
+from training.sprite_art import (
+    HELDOUT_STYLES,
+    TRAIN_STYLES,
+    ArtError,
+    load_art,
+    ready_art,
+    save_art,
+)
 from training.sprite_dataset import choose_sentences
 from training.sprite_nouns import CONFUSABLE, NOUN_CODES, SYNONYMS, confusable_with
 from training.sprite_render import CameraFaults, Pose, draw, prepare
@@ -47,6 +56,59 @@ def test_missing_art_says_what_to_do(tmp_path):
         load_art(tmp_path / "nowhere")
 
 
+@pytest.fixture
+def foreign(tmp_path):
+    """A folder of someone else's, with names that ours have too."""
+    folder = tmp_path / "thesis"
+    folder.mkdir()
+    (folder / "chapter.txt").write_text("years of work")
+    (folder / "manifest.json").write_text('{"name": "a web page"}')
+    return folder
+
+
+def test_art_replaces_a_bank_or_an_empty_folder_only(foreign, tmp_path):
+    before = tree(foreign)
+    images = {("car", "noto"): np.full((4, 4, 4), 255, np.uint8)}
+    with pytest.raises(ArtError, match="thesis"):
+        save_art(foreign, images, {"sources": []})
+    assert tree(foreign) == before
+    bank = tmp_path / "bank"
+    bank.mkdir()
+    for _ in range(2):
+        save_art(bank, images, {"sources": []})
+        assert set(tree(bank)) == {"manifest.json", "noto/car.png"}
+    assert {p.name for p in tmp_path.iterdir()} == {"bank", "thesis"}
+
+
+def test_fetching_art_into_a_foreign_folder_fails_before_the_download(foreign, monkeypatch, capsys):
+    monkeypatch.setattr(sprite_art, "_fetch", lambda *_: pytest.fail("downloads"))
+    before = tree(foreign)
+    assert sprites.main(["--fetch-art", "--art", str(foreign)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "thesis" in error
+    assert tree(foreign) == before
+
+
+def test_only_the_default_cache_is_built_unasked(art_dir, tmp_path, monkeypatch):
+    built = []
+
+    def build():
+        built.append(sprite_art.default_art_dir())
+        shutil.copytree(art_dir, built[-1])
+
+    monkeypatch.setattr(sprite_art, "build_art", build)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(ArtError, match="--fetch-art --art .*named"):
+        ready_art(tmp_path / "named")
+    monkeypatch.setenv("FINDTRACK_SPRITES", str(tmp_path / "variable"))
+    with pytest.raises(ArtError, match="--fetch-art --art .*variable"):
+        ready_art()
+    monkeypatch.delenv("FINDTRACK_SPRITES")
+    assert built == []
+    assert ready_art().nouns == ready_art().nouns == NOUNS
+    assert built == [tmp_path / ".cache" / "findtrack" / "sprites"]
+
+
 def test_nouns_are_distinct_single_words():
     words = [*NOUN_CODES, *CANONICAL]
     assert len(words) == len(set(words)) and all(word.isalpha() for word in words)
@@ -62,14 +124,9 @@ def test_backgrounds_vary_and_repeat_by_seed(family):
     assert first.std() > 1
 
 
-def test_photo_backgrounds_come_from_a_folder_and_only_on_request(tmp_path, monkeypatch):
-    monkeypatch.setenv("FINDTRACK_PHOTOS", str(tmp_path))
-    with pytest.raises(ValueError, match="FINDTRACK_PHOTOS"):
+def test_unknown_background_is_refused():
+    with pytest.raises(ValueError, match="photo"):
         make_background("photo", np.random.default_rng(0))
-    orange = np.full((60, 90, 3), (0, 128, 255), np.uint8)  # BGR
-    cv2.imwrite(str(tmp_path / "photo.png"), orange)
-    red, green, blue = make_background("photo", np.random.default_rng(0)).mean(axis=(0, 1))
-    assert red > green > blue
 
 
 def test_sampler_is_deterministic_and_seed_matters(bank):
@@ -330,6 +387,43 @@ def test_bad_input_is_one_line_and_status_2(art_dir, tmp_path, capsys, extra, wo
     error = capsys.readouterr().err.strip()
     assert error.count("\n") == 0 and word in error
     assert not out.exists() or not any(out.iterdir())
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../a", "/a", "a/", "a\\b", "C:a"])
+def test_a_split_is_named_by_one_plain_component(art_dir, tmp_path, capsys, name):
+    out = tmp_path / "out"
+    (out / "inner").mkdir(parents=True)
+    command = ["--art", str(art_dir), "--out", str(out), "--clips", "1", "--overwrite"]
+    assert not is_plain_name(name) and is_plain_name("valid_u.2")
+    assert sprites.main([*command, "--split", name]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and repr(name) in error
+    assert [p.name for p in tmp_path.rglob("*")] == ["out", "inner"]
+
+
+def test_overwriting_spares_what_is_no_split(art_dir, foreign, capsys):
+    before = tree(foreign)
+    command = ["--art", str(art_dir), "--out", str(foreign.parent), "--split", foreign.name]
+    assert sprites.main([*command, "--clips", "1", "--overwrite"]) == 2
+    assert "thesis" in capsys.readouterr().err and tree(foreign) == before
+
+
+def test_a_sample_replaces_a_sample_or_an_empty_folder_only(
+    art_dir, bank, foreign, monkeypatch, capsys
+):
+    clip = SceneSampler(bank, 3, pool=1).clip(2, sprite_sample.SIZE)
+    about = next(e for e in clip.expressions if e.objects)
+    monkeypatch.setattr(sprite_sample, "find_clip", lambda *_: (clip, about))
+    before = tree(foreign)
+    assert sprite_sample.main(["--art", str(art_dir), "--out", str(foreign)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "thesis" in error
+    assert tree(foreign) == before
+    out = foreign.parent / "sample"
+    out.mkdir()
+    for _ in range(2):
+        assert sprite_sample.main(["--art", str(art_dir), "--out", str(out)]) == 0
+        assert {p.name for p in out.iterdir()} == {"sample.mp4", "sample.json", "masks"}
 
 
 def check_split(root, clips, heldout):

@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
-from training import tiny
+from training import sprite_art, tiny
 from training.batches import SceneBatches, boxes_of, coverage
-from training.loop import NonFiniteLossError, Schedule, Stage
+from training.loop import NonFiniteLossError, Schedule, Stage, load_part
 from training.losses import hard_iou, mask_bce, mask_dice, mask_losses, mean_where
 from training.scenes import SceneSampler
 from training.sprite_art import load_art
@@ -100,6 +101,27 @@ def test_a_non_finite_loss_stops_and_names_its_term(tmp_path):
         stage.run(lambda *_: {"dice": module.weight.sum() * float("nan")})
 
 
+def test_load_part_takes_one_part_completely(tmp_path):
+    source, target = nn.Linear(2, 2), nn.Linear(2, 2)
+    state = {f"a.{k}": v for k, v in source.state_dict().items()}
+    save_file(state | {"b.weight": torch.zeros(1)}, tmp_path / "w.safetensors")
+    load_part(target, tmp_path / "w.safetensors", "a.")
+    assert torch.equal(target.weight, source.weight) and torch.equal(target.bias, source.bias)
+    with pytest.raises(ValueError, match="'c.'"):
+        load_part(target, tmp_path / "w.safetensors", "c.")
+    with pytest.raises(RuntimeError, match="bias"):
+        load_part(target, tmp_path / "w.safetensors", "b.")
+
+
+def test_a_folder_without_art_is_one_line_and_left_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sprite_art, "_fetch", lambda *_: pytest.fail("downloads"))
+    (tmp_path / "thesis.txt").write_text("years of work")
+    assert tiny.main(["align", "--art", str(tmp_path), "--out", str(tmp_path / "runs")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "--fetch-art" in error
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
 def test_batches_depend_on_seed_and_step(batches):
     # Of the scenes: the pool of backgrounds is renewed as it is used.
     first, again, other = (batches.frames(batches.rng(step), 3).masks for step in (5, 5, 6))
@@ -125,6 +147,13 @@ def test_roughened_keys_stay_close():
     rough = roughen(masks, np.random.default_rng(0))
     iou = hard_iou(rough - 0.5, masks)
     assert iou.min() > 0.4 and 0 < (iou < 1).sum() < 20
+
+
+def test_a_stage_without_the_ones_before_it_says_so(art_dir, tmp_path, capsys):
+    for stage in ("find", "track", "pack"):
+        assert tiny.main([stage, "--out", str(tmp_path), "--art", str(art_dir)]) == 2
+        err = capsys.readouterr().err
+        assert len(err.splitlines()) == 1 and f"before {stage} first" in err
 
 
 def test_every_stage_runs_and_packs_into_a_model_that_segments(art_dir, tmp_path):

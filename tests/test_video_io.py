@@ -501,6 +501,16 @@ def test_writer_refuses_a_wrong_number_of_frames(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_an_image_too_large_for_pil_is_told(tmp_path, monkeypatch):
+    Image.fromarray(picture(0)).save(tmp_path / "0.png")
+    video = open_video(tmp_path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(VideoError, match="0.png: too large an image"):
+        open_video(tmp_path)
+    with pytest.raises(VideoError, match="0.png: too large an image"):
+        list(video.frames())
+
+
 # Real footage, where it is
 
 

@@ -12,13 +12,23 @@ from training.pack import build_processor
 WORDS = ["the", "a", "dog", "cat", "on", "left", "right", "big", "red", "car", "moving"]
 
 
-def tiny(seed: int = 0, **config) -> tuple[FindTrackModel, FindTrackProcessor]:
-    """`findtrack-tiny` with random weights that finds something everywhere."""
+def tiny(seed: int = 2, **config) -> tuple[FindTrackModel, FindTrackProcessor]:
+    """`findtrack-tiny` with random weights that finds and tracks something everywhere.
+
+    Masks depend on frame, expression and key mask (`test_model.py` asserts it): comparing two that
+    are empty, full or always the same would prove nothing.
+    """
     torch.manual_seed(seed)
     processor = build_processor(WORDS)
     sizes = len(processor.tokenizer), len(processor.clip_tokenizer)
     model = FindTrackModel(tiny_model.tiny_config(*sizes))
     tiny_model.initialise(model)
+    with torch.no_grad():
+        sam2 = model.tracker.sam2
+        sam2.mask_decoder.pred_obj_score_head.proj_out.bias += 5  # present on every frame
+        for layer in sam2.memory_attention.layers:
+            layer.cross_attn_image.o_proj.weight *= 12  # memories count
+        model.finder.text_projection[-1].weight *= 12  # the text counts
     for name, value in {"presence_threshold": None, **config}.items():
         setattr(model.config, name, value)
     return model.eval(), processor

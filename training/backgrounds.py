@@ -1,15 +1,10 @@
 """Procedural backgrounds: canvases larger than a frame, for a camera to move over."""
 
-import os
-from pathlib import Path
-
 import cv2
 import numpy as np
 
 TRAIN_FAMILIES = ("noise", "pattern", "shapes", "texture")
 HELDOUT_FAMILIES = ("voronoi",)  # never trained on
-PHOTO_FAMILY = "photo"  # opt-in: needs scikit-image or a folder of photographs
-PHOTO_ENVIRONMENT = "FINDTRACK_PHOTOS"
 CANVAS = 448  # pixels, side of a square canvas
 
 
@@ -17,7 +12,7 @@ def make_background(family: str, rng: np.random.Generator, side: int = CANVAS) -
     """Draw one canvas.
 
     Args:
-        family: One of `TRAIN_FAMILIES`, `HELDOUT_FAMILIES` or `PHOTO_FAMILY`.
+        family: One of `TRAIN_FAMILIES` or `HELDOUT_FAMILIES`.
         rng: Source of every random choice.
         side: Pixels per side.
 
@@ -25,7 +20,7 @@ def make_background(family: str, rng: np.random.Generator, side: int = CANVAS) -
         (side, side, 3) uint8 RGB.
 
     Raises:
-        ValueError: Unknown family, or "photo" without any photograph.
+        ValueError: Unknown family.
     """
     makers = {
         "noise": _noise,
@@ -33,7 +28,6 @@ def make_background(family: str, rng: np.random.Generator, side: int = CANVAS) -
         "shapes": _shapes,
         "texture": _texture,
         "voronoi": _voronoi,
-        PHOTO_FAMILY: _photo,
     }
     if family not in makers:
         raise ValueError(f"unknown background family {family!r}: choose from {sorted(makers)}")
@@ -182,43 +176,3 @@ def _voronoi(rng: np.random.Generator, side: int) -> np.ndarray:
     seam = cv2.GaussianBlur((edges > 0).astype(np.float32), (0, 0), 1.0)
     shade = 1 - 0.35 * np.minimum(distance / 40, 1) - rng.uniform(0.2, 0.8) * np.minimum(seam, 1)
     return canvas * np.maximum(shade, 0)[..., None]
-
-
-_photo_cache: dict[Path, np.ndarray] = {}  # a few dozen photographs at most
-
-
-def photo_paths() -> list[Path]:
-    """Photographs found: `$FINDTRACK_PHOTOS`, else those in the scikit-image wheel; sorted."""
-    folder = os.environ.get(PHOTO_ENVIRONMENT)
-    if folder:
-        return sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in {".jpg", ".png"})
-    try:
-        import skimage.data
-    except ImportError:
-        return []
-    root = Path(skimage.data.__file__).parent
-    names = {"astronaut", "brick", "chelsea", "coffee", "grass", "gravel", "rocket", "ihc"}
-    return sorted(p for p in root.iterdir() if p.stem in names)
-
-
-def _photo(rng: np.random.Generator, side: int) -> np.ndarray:
-    paths = photo_paths()
-    if not paths:
-        raise ValueError(f"no photographs: set {PHOTO_ENVIRONMENT} or install scikit-image")
-    path = paths[int(rng.integers(len(paths)))]
-    if path not in _photo_cache:
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        if image is None:
-            raise ValueError(f"cannot read the photograph {path}")
-        scale = min(1.0, 1024 / min(image.shape[:2]))
-        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        if len(_photo_cache) >= 64:
-            _photo_cache.pop(next(iter(_photo_cache)))
-        _photo_cache[path] = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    image = _photo_cache[path]
-    crop = int(min(image.shape[:2]) * rng.uniform(0.5, 1.0))
-    top = int(rng.integers(image.shape[0] - crop + 1))
-    left = int(rng.integers(image.shape[1] - crop + 1))
-    image = image[top : top + crop, left : left + crop]
-    image = image[:, ::-1] if rng.random() < 0.5 else image
-    return cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32)

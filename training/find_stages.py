@@ -118,7 +118,11 @@ def sam_losses(parts: FinderParts, batches: SceneBatches, step: int) -> dict[str
 
 
 def decoder_images(finder: EvfFinder, levels: tuple[Tensor, ...], frame: Tensor) -> FinderImages:
-    """Decoder inputs of the frames at `frame` without BEiT-3's tokens."""
+    """Decoder inputs of the frames at `frame` without BEiT-3's tokens.
+
+    `EvfFinder.prepare` less its tokens: it always embeds the image for BEiT-3, which stage `sam`
+    neither trains nor reads.
+    """
     decoder = finder.sam.mask_decoder
     embeddings = levels[2] + finder.sam.no_memory_embedding.reshape(1, -1, 1, 1)
     high = (decoder.conv_s0(levels[0]), decoder.conv_s1(levels[1]))

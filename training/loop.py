@@ -5,12 +5,13 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,8 @@ class Stage:
 
     The folder holds `ema.safetensors` (what later stages read), `last.pt` (weights, optimiser,
     clock and random state, to resume from) and `log.jsonl`. Training steps take their data from
-    the closure; seeding it by step makes a resumed run see what an undisturbed one would.
+    the closure, whose state is not saved: a resumed run goes on learning, but not from the scenes
+    that an undisturbed run would have seen.
     """
 
     def __init__(self, module: nn.Module, schedule: Schedule, folder: Path, save_every: int = 300):
@@ -169,13 +171,9 @@ class Stage:
 
 def load_part(module: nn.Module, file: Path, prefix: str = "") -> None:
     """Load the tensors of `file` that start with `prefix` (dropped) into `module`, all of them."""
-    state = load_file(file)
-    state = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+    with safe_open(file, "pt") as tensors:
+        names = [name for name in tensors.keys() if name.startswith(prefix)]  # noqa: SIM118
+        state = {name[len(prefix) :]: tensors.get_tensor(name) for name in names}
     if not state:
         raise ValueError(f"{file} has no tensor whose name starts with {prefix!r}")
     module.load_state_dict(state)
-
-
-def parameters_of(modules: Iterable[nn.Module]) -> int:
-    """Number of parameters, for reports."""
-    return sum(p.numel() for module in modules for p in module.parameters())

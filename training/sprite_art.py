@@ -7,8 +7,8 @@ makes one from published emoji packages; any folder of that layout works as well
 import io
 import json
 import os
-import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 from dataclasses import dataclass, field
@@ -17,6 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from training.folders import complete_folder, replaceable
 from training.sprite_nouns import NOUN_CODES
 
 MAX_SIDE = 96  # pixels, longest side of a stored sprite
@@ -93,7 +94,10 @@ def load_art(path: str | os.PathLike | None = None) -> SpriteBank:
     """
     root = Path(path) if path is not None else default_art_dir()
     if not (root / "manifest.json").is_file():
-        raise ArtError(f"no sprite art in {root}: fetch it with --fetch-art")
+        raise ArtError(
+            f"no sprite art in {root}: fetch it with "
+            f"`python -m training.sprites --fetch-art --art {root}`"
+        )
     styles = tuple(sorted(p.name for p in root.iterdir() if p.is_dir()))
     names = [{p.stem for p in (root / style).glob("*.png")} for style in styles]
     nouns = tuple(sorted(set.intersection(*names))) if names else ()
@@ -110,30 +114,45 @@ def load_art(path: str | os.PathLike | None = None) -> SpriteBank:
 
 
 def save_art(root: Path, images: dict[tuple[str, str], np.ndarray], manifest: dict) -> None:
-    """Write a bank under a temporary name beside `root`, then rename it (replacing `root`)."""
-    root.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
-    try:
-        part.chmod(0o755)  # mkdtemp makes it private
+    """Write a bank as `root`, complete or not at all; an earlier bank there is replaced.
+
+    Raises:
+        ArtError: `root` holds something else.
+    """
+    _check_root(root)
+    with complete_folder(root, _is_bank) as part:
         for (noun, style), image in images.items():
             (part / style).mkdir(exist_ok=True)
             bgra = cv2.cvtColor(image, cv2.COLOR_RGBA2BGRA)
             cv2.imwrite(str(part / style / f"{noun}.png"), bgra)
         (part / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
-        if root.exists():
-            shutil.rmtree(root)
-        part.rename(root)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+
+
+def ready_art(path: Path | None = None) -> SpriteBank:
+    """`load_art`, after building the bank if it is missing from the cache in the home folder.
+
+    A folder that someone named, by argument or environment, is never filled unasked: a mistyped
+    path should be an error, not a download.
+
+    Raises:
+        ArtError: See `load_art` and `build_art`.
+    """
+    named = path is not None or os.environ.get(ENVIRONMENT)
+    if not named and not (default_art_dir() / "manifest.json").is_file():
+        build_art()
+    return load_art(path)
 
 
 def build_art(root: Path | None = None) -> Path:
     """Fetch the emoji packages with `npm pack` and make the bank; returns its folder.
 
     Raises:
-        ArtError: `npm` or `resvg_py` is missing, a package cannot be fetched, or art is absent.
+        ArtError: `npm` or `resvg_py` is missing, a package cannot be fetched, art is absent, or
+            `root` holds something other than a bank.
     """
     root = Path(root) if root is not None else default_art_dir()
+    _check_root(root)  # before the download
+    print(f"fetching sprite art into {root}", file=sys.stderr)
     images, packages = {}, []
     with tempfile.TemporaryDirectory() as scratch:
         for source in SOURCES:
@@ -147,6 +166,20 @@ def build_art(root: Path | None = None) -> Path:
             })  # fmt: skip
     save_art(root, images, {"sources": packages, "nouns": NOUN_CODES, "max_side": MAX_SIDE})
     return root
+
+
+def _is_bank(folder: Path) -> bool:
+    """Whether `folder` has a manifest of ours; other programs also name a file manifest.json."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and "sources" in manifest
+
+
+def _check_root(root: Path) -> None:
+    if not replaceable(root, _is_bank):
+        raise ArtError(f"{root} holds something other than sprite art: name another folder")
 
 
 def _fetch(source: ArtSource, scratch: Path) -> Path:

@@ -2,9 +2,6 @@
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +13,7 @@ from tqdm import tqdm
 
 from training.backgrounds import HELDOUT_FAMILIES, TRAIN_FAMILIES
 from training.expressions import Expression
+from training.folders import complete_folder, is_plain_name
 from training.scenes import Clip, SceneSampler
 from training.sprite_art import HELDOUT_STYLES, TRAIN_STYLES, SpriteBank
 
@@ -116,20 +114,19 @@ def choose_sentences(
 def write_split(
     bank: SpriteBank, spec: SplitSpec, out: Path, name: str, overwrite: bool = False
 ) -> Path:
-    """Generate a split into `out/name`: a temporary folder first, renamed when complete.
+    """Generate a split into `out/name`, which appears only when it is complete.
 
     Raises:
-        FileExistsError: The folder is there and `overwrite` is off.
-        ValueError: See `generate`.
+        FileExistsError: The folder is there and `overwrite` is off, or it holds no split.
+        ValueError: `name` is no plain folder name; or see `generate`.
         OSError: The place cannot be written.
     """
+    if not is_plain_name(name):
+        raise ValueError(f"{name!r} is no name for a split: it must be one folder below {out}")
     target = out / name
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target} exists already: choose another or pass --overwrite")
-    out.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=out))
-    try:
-        part.chmod(0o755)  # mkdtemp makes it private
+    with complete_folder(target, lambda f: (f / "meta_expressions.json").is_file()) as part:
         videos, masks = {}, {}
         clips = generate(bank, spec)
         for number, named in enumerate(tqdm(clips, "clips", spec.clips, disable=None)):
@@ -140,11 +137,6 @@ def write_split(
             videos[named.name] = _describe_video(named, number, first)
         _write_json(part / "mask_dict.json", masks)
         _write_json(part / "meta_expressions.json", {"videos": videos})
-        if target.exists():
-            shutil.rmtree(target)
-        os.rename(part, target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return target
 
 

@@ -2,10 +2,7 @@
 
 import argparse
 import json
-import os
-import shutil
 import sys
-import tempfile
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,6 +11,7 @@ import cv2
 import numpy as np
 
 from training.expressions import Expression
+from training.folders import complete_folder
 from training.scenes import Clip, SceneSampler
 from training.sprite_art import SOURCES, TRAIN_STYLES, ArtError, SpriteBank, load_art
 
@@ -56,13 +54,15 @@ def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
 
 
 def write_sample(bank: SpriteBank, seed: int, out: Path) -> Path:
-    """Write `sample.mp4`, `masks/` and `sample.json` into `out`, replacing it when complete."""
-    clip, expression = find_clip(bank, seed)
-    target = expression.objects[0]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        part.chmod(0o755)  # mkdtemp makes it private
+    """Write `sample.mp4`, `masks/` and `sample.json` into `out`, replacing an earlier sample.
+
+    Raises:
+        FileExistsError: `out` holds something else.
+        ValueError: See `find_clip`.
+    """
+    with complete_folder(out, lambda folder: (folder / "sample.json").is_file()) as part:
+        clip, expression = find_clip(bank, seed)
+        target = expression.objects[0]
         write_video(part / "sample.mp4", clip.frames, clip.fps)
         (part / "masks").mkdir()
         for t, mask in enumerate(clip.masks[target]):
@@ -84,11 +84,6 @@ def write_sample(bank: SpriteBank, seed: int, out: Path) -> Path:
             ],
         }
         (part / "sample.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="ascii")
-        if out.exists():
-            shutil.rmtree(out)
-        os.rename(part, out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return out
 
 
@@ -96,7 +91,9 @@ def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m training.sprite_sample", description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="replaced")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="an earlier sample is replaced"
+    )
     parser.add_argument("--art", type=Path, metavar="DIR", help="sprite art")
     args = parser.parse_args(argv)
     try:

@@ -19,9 +19,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--art", type=Path, metavar="DIR",
         help="sprite art (default $FINDTRACK_SPRITES, else ~/.cache/findtrack/sprites); "
-        "fetched with npm on first use",
+        "only that last one is fetched unasked, with npm on first use",
     )  # fmt: skip
-    parser.add_argument("--fetch-art", action="store_true", help="fetch the art again")
+    parser.add_argument("--fetch-art", action="store_true", help="fetch the art (again)")
     parser.add_argument(
         "--size", type=int, default=160, metavar="PIXELS", help="short side (default 160)"
     )
@@ -47,13 +47,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     """Fetch the art if need be, then write the split."""
-    from training.sprite_art import build_art, default_art_dir, load_art
+    from training.sprite_art import build_art, ready_art
     from training.sprite_dataset import SplitSpec, write_split
 
-    art = args.art or default_art_dir()
-    if args.fetch_art or (args.art is None and not art.exists()):
-        print(f"fetching sprite art into {art}", file=sys.stderr)
-        build_art(art)
+    if args.fetch_art:
+        build_art(args.art)
     if args.out is None:
         return
     spec = SplitSpec(
@@ -65,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
         quality=args.quality,
         heldout_fraction=args.heldout_fraction,
     )
-    print(write_split(load_art(art), spec, args.out, args.split, args.overwrite))
+    print(write_split(ready_art(args.art), spec, args.out, args.split, args.overwrite))
 
 
 def main(argv: list[str] | None = None) -> int:

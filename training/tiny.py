@@ -15,27 +15,38 @@ from pathlib import Path
 
 import torch
 
-STAGES = {"sam": 25.0, "words": 35.0, "find": 60.0, "track": 60.0, "align": 20.0, "pack": 0.0}
+# Stage -> processor minutes.
+STAGES = {"sam": 16.0, "words": 24.0, "find": 32.0, "track": 44.0, "align": 14.0, "pack": 0.0}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one stage."""
+    """Run one stage; returns the exit status: 0 done, 2 without sprite art or earlier stages."""
     parser = argparse.ArgumentParser(
         prog="python -m training.tiny",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("stage", choices=STAGES)
-    parser.add_argument("--minutes", type=float, help="training time of the stage; has a default")
+    minutes = "processor minutes to train; default: as the shipped checkpoint was"
+    parser.add_argument("--minutes", type=float, help=minutes)
     parser.add_argument("--out", type=Path, default=Path("runs/tiny"), help="folder of all stages")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="processor threads")
-    parser.add_argument("--art", type=Path, help="folder of sprite art; built on first use")
+    parser.add_argument("--art", type=Path, help="folder of sprite art")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    run(args.stage, args.minutes or STAGES[args.stage], args.out, args.seed, args.art)
+    from .sprite_art import ArtError
+
+    try:
+        run(args.stage, args.minutes or STAGES[args.stage], args.out, args.seed, args.art)
+    except ArtError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except FileNotFoundError as error:  # of an earlier stage, which is the only thing read here
+        print(f"error: {error}: run the stages before {args.stage} first", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -45,10 +56,9 @@ def run(stage: str, minutes: float, out: Path, seed: int, art: Path | None) -> N
     from .batches import SceneBatches
     from .expressions import vocabulary
     from .scenes import SceneSampler
-    from .sprite_art import build_art, default_art_dir, load_art
+    from .sprite_art import ready_art
 
-    folder = art or default_art_dir()
-    bank = load_art(folder if (folder / "manifest.json").exists() else build_art(folder))
+    bank = ready_art(art)
     words = vocabulary(bank)
     if stage == "pack":
         return pack.pack(words, out)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from torch import Tensor
 
 from modeling_findtrack.conv_backbone import ConvBackbone
@@ -43,17 +44,11 @@ def build_tracker(sam_weights: Path) -> Sam2Tracker:
     load_part(sam2.vision_encoder, sam_weights, "vision_encoder.")
     for name in ("mask_decoder", "prompt_encoder", "shared_image_embedding"):
         load_part(getattr(sam2, name), sam_weights, f"finder.sam.{name}.")
-    load_part_parameter(sam2, sam_weights)
+    # What the decoder of stage `sam` is used to seeing added to the features.
+    with safe_open(sam_weights, "pt") as tensors, torch.no_grad():
+        sam2.no_memory_embedding.copy_(tensors.get_tensor("finder.sam.no_memory_embedding"))
     sam2.vision_encoder.requires_grad_(False)
     return tracker
-
-
-def load_part_parameter(sam2, sam_weights: Path) -> None:
-    """The finder's `no_memory_embedding` is what its decoder is used to."""
-    from safetensors.torch import load_file
-
-    with torch.no_grad():
-        sam2.no_memory_embedding.copy_(load_file(sam_weights)["finder.sam.no_memory_embedding"])
 
 
 def lanes(batches: SceneBatches, rng: np.random.Generator, length: int, clips: int) -> LaneBatch:
