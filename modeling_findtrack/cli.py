@@ -19,8 +19,6 @@ _OUTPUTS = {  # what `segment --write` takes, and the entry each kind makes
     "matte": "matte",
 }
 _KINDS = tuple(_OUTPUTS)
-# What a save leaves in a folder, in as many shards and code files as that model had.
-_HUB_NAMES = ("*.safetensors*", "*.py", "*.json", "clip_tokenizer")
 _UNUSABLE, _INTERRUPTED = 2, 130  # exit statuses
 
 
@@ -291,93 +289,15 @@ def _model_name(name: str) -> str:
 
 def _hub_folder(args: argparse.Namespace) -> None:
     """Save a checkpoint together with the code it runs on."""
-    from .output_folder import OutputFolder
+    from .hub_folder import hub_folder, push, save
 
-    output = OutputFolder(
-        args.out,
-        _HUB_NAMES,
-        _is_hub_folder,
-        args.overwrite,
-        last="config.json",
-        expected=["config.json", "model.safetensors"],
-    )
-    with output as folder:
+    with hub_folder(args.out, args.overwrite) as folder:
         model, processor = load_model(args.model, device="cpu", dtype="float32")
-        from .pipeline_findtrack import FindTrackPipeline
-        from .registration import carry_code, register
-
-        register()
-        carry_code()
-        # Through the pipeline, so that the folder says how `pipeline` runs it.
-        pipeline = FindTrackPipeline(model=model, processor=processor, device="cpu")
-        pipeline.save_pretrained(folder, state_dict=_as_stored(model, args.model))
-        processor.save_pretrained(folder)
-        card = _model_card(args.model)
-        if card is not None:
-            text = card.read_text(encoding="utf-8")
-            (folder / "README.md").write_text(text, encoding="utf-8")
-        written = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
+        shipped = Path(args.model).resolve() == Path(DEFAULT_MODEL).resolve()
+        written = save(model, processor, args.model, folder, shipped)
     _say(f"model folder: {args.out}\n")
     if args.push:
-        from huggingface_hub import HfApi
-
-        api = HfApi()
-        api.create_repo(args.push, exist_ok=True)
-        # By name: what else lies in the folder is not ours to publish.
-        commit = api.upload_folder(
-            repo_id=args.push, folder_path=args.out, allow_patterns=sorted(written)
-        )
-        sys.stdout.write(f"uploaded: {commit}\n")
-
-
-def _as_stored(model, name: str) -> dict:
-    """The state dict of a model loaded in float32, in the dtypes of its checkpoint `name`.
-
-    The config's dtype is no guide: `findtrack-tiny` is stored in half precision, to be small, and
-    runs in single.
-    """
-    import torch
-    from huggingface_hub import snapshot_download
-    from safetensors import safe_open
-
-    folder = Path(name)
-    if not folder.is_dir():  # loaded from the Hub, hence in the cache
-        folder = Path(snapshot_download(name, local_files_only=True))
-    whole = folder / "model.safetensors"
-    shards = [whole] if whole.is_file() else sorted(folder.glob("model-*.safetensors"))
-    known = {"F16": torch.float16, "BF16": torch.bfloat16}
-    stored = {}
-    for shard in shards:
-        with safe_open(shard, framework="pt") as tensors:
-            for key in tensors.keys():  # noqa: SIM118 - older safetensors cannot be iterated
-                stored[key] = known.get(tensors.get_slice(key).get_dtype())
-    return {
-        key: tensor.to(stored.get(key) or tensor.dtype)
-        for key, tensor in model.state_dict().items()
-    }
-
-
-def _is_hub_folder(path: Path) -> bool:
-    """Whether this command made the folder: a mere checkpoint does not say where its code is."""
-    import json
-
-    try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return (
-        isinstance(config, dict)
-        and config.get("model_type") == "findtrack"
-        and "custom_pipelines" in config
-    )
-
-
-def _model_card(name: str) -> Path | None:
-    """The card of a model: its folder's own; that of the shipped model lies beside the package."""
-    cards = [Path(name) / "README.md"]
-    if Path(name).resolve() == Path(DEFAULT_MODEL).resolve():
-        cards.insert(0, Path(__file__).resolve().parents[1] / "model_card.md")
-    return next((card for card in cards if card.is_file()), None)
+        _say(f"uploaded: {push(args.push, args.out, written)}\n")
 
 
 @contextlib.contextmanager

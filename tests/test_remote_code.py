@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from modeling_findtrack import cli, tracker_sam2
+from modeling_findtrack import hub_folder as hub_folder_module
 from modeling_findtrack.processing_findtrack import resize_filtered
 from tests.tiny_models import moving_square, tiny
 
@@ -179,7 +180,9 @@ def test_weights_keep_their_stored_dtype(name, checkpoint, tmp_path, monkeypatch
     else:
         load_model = cli.load_model
         monkeypatch.setattr(cli, "load_model", lambda _, **kw: load_model(str(folder), **kw))
-        monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(folder))
+        monkeypatch.setattr(
+            "modeling_findtrack.hub_folder.snapshot_download", lambda *_, **__: str(folder)
+        )
     assert cli.main(["hub-folder", name, "--out", str(tmp_path / "out")]) == 0
     saved = load_file(tmp_path / "out" / "model.safetensors")
     assert saved.keys() == half.keys()
@@ -196,7 +199,9 @@ def test_a_checkpoints_own_card_goes_along(checkpoint, tmp_path):
 
 
 def test_the_shipped_model_has_its_card():
-    assert cli._model_card(cli.DEFAULT_MODEL) == Path(__file__).parents[1] / "model_card.md"
+    assert hub_folder_module.model_card(cli.DEFAULT_MODEL, shipped=True).samefile(
+        Path(__file__).parents[1] / "model_card.md"
+    )
 
 
 def test_push_uploads_only_what_was_written(checkpoint, tmp_path, monkeypatch):
@@ -212,7 +217,7 @@ def test_push_uploads_only_what_was_written(checkpoint, tmp_path, monkeypatch):
             names = names_in(Path(folder_path))
             uploads.extend(filter_repo_objects(names, allow_patterns=allow_patterns))
 
-    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    monkeypatch.setattr(hub_folder_module, "HfApi", Api)
     out = tmp_path / "out"
     out.mkdir()
     (out / "diary.txt").write_text("dear diary")

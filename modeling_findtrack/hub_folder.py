@@ -1,0 +1,98 @@
+"""Makes the Hub folder of a model: weights, configs, tokenizers, remote code, card."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from huggingface_hub import HfApi, snapshot_download
+from safetensors import safe_open
+
+from .output_folder import OutputFolder
+from .pipeline_findtrack import FindTrackPipeline
+from .registration import carry_code, register
+
+# What a save leaves in a folder, in as many shards and code files as that model had.
+_NAMES = ("*.safetensors*", "*.py", "*.json", "clip_tokenizer")
+
+
+def hub_folder(path: str | Path, overwrite: bool) -> OutputFolder:
+    """The place for a Hub folder; an earlier one is replaced, see `OutputFolder`."""
+    expected = ["config.json", "model.safetensors"]
+    return OutputFolder(path, _NAMES, _is_hub_folder, overwrite, "config.json", expected)
+
+
+def save(model, processor, name: str, folder: Path, shipped: bool) -> list[str]:
+    """Write everything `AutoModel.from_pretrained(..., trust_remote_code=True)` needs.
+
+    Args:
+        model: The model, loaded from `name` in float32.
+        processor: Its processor.
+        name: Checkpoint folder or Hub id it came from.
+        folder: Where to write.
+        shipped: Whether it is the checkpoint that ships, whose card is the repository's.
+
+    Returns:
+        The files written, relative to `folder`.
+    """
+    register()
+    carry_code()
+    # Through the pipeline, so that the folder says how `pipeline` runs it.
+    pipeline = FindTrackPipeline(model=model, processor=processor, device="cpu")
+    pipeline.save_pretrained(folder, state_dict=_as_stored(model, name))
+    processor.save_pretrained(folder)
+    card = model_card(name, shipped)
+    if card is not None:
+        (folder / "README.md").write_text(card.read_text(encoding="utf-8"), encoding="utf-8")
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def push(repo_id: str, folder: str | Path, written: Sequence[str]):
+    """Upload the files `written`: what else lies in the folder is not ours to publish."""
+    api = HfApi()
+    api.create_repo(repo_id, exist_ok=True)
+    return api.upload_folder(repo_id=repo_id, folder_path=folder, allow_patterns=list(written))
+
+
+def model_card(name: str, shipped: bool) -> Path | None:
+    """The card of a model: its folder's own; that of the shipped one lies beside the package."""
+    cards = [Path(name) / "README.md"]
+    if shipped:
+        cards.insert(0, Path(__file__).resolve().parents[1] / "model_card.md")
+    return next((card for card in cards if card.is_file()), None)
+
+
+def _as_stored(model, name: str) -> dict:
+    """The state dict of a model loaded in float32, in the dtypes of its checkpoint `name`.
+
+    The config's dtype is no guide: `findtrack-tiny` is stored in half precision, to be small, and
+    runs in single.
+    """
+    folder = Path(name)
+    if not folder.is_dir():  # loaded from the Hub, hence in the cache
+        folder = Path(snapshot_download(name, local_files_only=True))
+    whole = folder / "model.safetensors"
+    shards = [whole] if whole.is_file() else sorted(folder.glob("model-*.safetensors"))
+    known = {"F16": torch.float16, "BF16": torch.bfloat16}
+    stored = {}
+    for shard in shards:
+        with safe_open(shard, framework="pt") as tensors:
+            for key in tensors.keys():  # noqa: SIM118 - older safetensors cannot be iterated
+                stored[key] = known.get(tensors.get_slice(key).get_dtype())
+    return {
+        key: tensor.to(stored.get(key) or tensor.dtype)
+        for key, tensor in model.state_dict().items()
+    }
+
+
+def _is_hub_folder(path: Path) -> bool:
+    """Whether this command made the folder: a mere checkpoint does not say where its code is."""
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return (
+        isinstance(config, dict)
+        and config.get("model_type") == "findtrack"
+        and "custom_pipelines" in config
+    )
