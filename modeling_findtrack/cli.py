@@ -37,18 +37,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = _parser().parse_args(argv)
     except SystemExit as stop:  # --help, or a usage error already told
         return int(stop.code or 0)
+    seen: list[int] = []
     try:
-        with _terminate_like_interrupt():
+        with _interruptible(seen):
             args.run(args)
-    except (ValueError, OSError) as error:  # what unusable input raises
-        if os.environ.get("FINDTRACK_DEBUG"):
+    except (ValueError, OSError, TypeError) as error:  # what unusable input raises
+        if seen:  # an interrupt inside pycocotools comes out as a TypeError
+            return _say_interrupted()
+        if isinstance(error, TypeError) or os.environ.get("FINDTRACK_DEBUG"):
             raise
         sys.stderr.write(f"findtrack: error: {_one_line(error)}\n")
         return _UNUSABLE
     except KeyboardInterrupt:
-        sys.stderr.write("findtrack: interrupted, nothing was written\n")
-        return _INTERRUPTED
+        return _say_interrupted()
     return 0
+
+
+def _say_interrupted() -> int:
+    sys.stderr.write("findtrack: interrupted, nothing was written\n")
+    return _INTERRUPTED
 
 
 class _Parser(argparse.ArgumentParser):
@@ -145,9 +152,9 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
+    number = int(text) if text.strip().isdecimal() else 0
     if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
+        raise argparse.ArgumentTypeError("must be a whole number, at least 1")
     return number
 
 
@@ -362,21 +369,25 @@ def _one_line(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def _terminate_like_interrupt() -> Iterator[None]:
-    """Let SIGTERM unwind as Ctrl-C does, so that clean-up runs."""
+def _interruptible(seen: list[int]) -> Iterator[None]:
+    """Let SIGTERM unwind as Ctrl-C does, so that clean-up runs, and note the signals in `seen`."""
 
-    def interrupt(*_):
+    def interrupt(number, _):
+        seen.append(number)
         raise KeyboardInterrupt
 
+    previous = {}
     try:
-        previous = signal.signal(signal.SIGTERM, interrupt)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, interrupt)
     except ValueError:  # not in the main thread: the host handles signals
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

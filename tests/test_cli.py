@@ -149,8 +149,9 @@ def make_bad(name: str) -> None:
         (["CLIP", "a dog", "--out", "file/below"], "file/below: cannot write there"),
         (["CLIP", "a dog", "--out", "/proc/new/out"], "/proc/new/out: cannot write there"),
         (["CLIP", "a dog", "--write", "masks,gold"], "'gold' is none of masks"),
-        (["CLIP", "a dog", "--key-frames", "0"], "must be at least 1"),
-        (["CLIP", "a dog", "--key-frames", "many"], "invalid"),
+        (["CLIP", "a dog", "--key-frames", "0"], "must be a whole number, at least 1"),
+        (["CLIP", "a dog", "--key-frames", "x"], "must be a whole number, at least 1"),
+        (["CLIP", "a dog", "--key-frames", "many"], "must be a whole number"),
         (["CLIP", "a dog", "--device", "toaster"], "invalid choice: 'toaster'"),
         (["CLIP"], "required: EXPRESSION"),
     ],
@@ -257,6 +258,31 @@ def test_interrupt_removes_what_was_begun(number, clip, tmp_path):
     assert [name for name in os.listdir(".") if name.startswith("out.partial-")]
     time.sleep(0.1)  # into the sleep
     process.send_signal(number)
+    _, err = process.communicate()
+    assert process.returncode == 130
+    assert err == "findtrack: interrupted, nothing was written\n"
+    assert os.listdir(".") == []
+
+
+SWALLOWED = """
+import os, signal, sys
+from modeling_findtrack import cli
+from modeling_findtrack.video_io import open_video
+
+class Masking:
+    def segment(self, *_, **__):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            raise TypeError("an unexpected keyword argument") from None
+
+cli.load_model = lambda *_: (Masking(), None)
+sys.exit(cli.main(["segment", {clip!r}, "a dog", "--out", "out"]))
+"""
+
+
+def test_an_interrupt_that_a_library_turns_into_another_error(clip, tmp_path):
+    process = run_command(SWALLOWED.format(clip=clip), tmp_path)
     _, err = process.communicate()
     assert process.returncode == 130
     assert err == "findtrack: interrupted, nothing was written\n"
