@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from eval.jf import SequenceScores, sequence_scores
+from eval.metrics.jf.core import SequenceScores, sequence_scores
 from eval.report import one_line_errors
 
 SAMPLE = Path(__file__).parent / "data" / "sample"

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from eval.jf import SequenceScores, sequence_scores
+from eval.metrics.jf.core import SequenceScores, sequence_scores
 from eval.report import add_model_options, markdown_table, one_line_errors
 from modeling_findtrack.cli import load_model
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from eval.jf import sequence_scores
+from eval.metrics.jf.core import sequence_scores
 from eval.mevis import Clip, MevisSplit, Sentence
 from eval.report import (
     add_model_options,

@@ -66,8 +66,8 @@ class FindTrackModel(PreTrainedModel):
         """Segment what each expression refers to, in every frame.
 
         Args:
-            video: A path, a file object, a folder of images, a list of images, an array
-                (T, H, W, 3) uint8, or an open `Video`.
+            video: A path, a file object, a folder of images, a list of images or of their paths,
+                an array (T, H, W, 3) uint8, or an open `Video`.
             expressions: One sentence or several; they are answered together.
             processor: The `FindTrackProcessor` that belongs to this model.
             key_frames: K, frames to search; the config's `num_key_frames` if not given.

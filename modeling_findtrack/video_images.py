@@ -1,4 +1,4 @@
-"""Videos made of images: folders, lists of PIL images or arrays, arrays (T, H, W, 3)."""
+"""Videos made of images: folders, lists of paths, PIL images or arrays, arrays (T, H, W, 3)."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -36,19 +36,19 @@ def open_folder(folder: Path) -> Video:
     paths = sorted((p for p in paths if not p.name.startswith(".")), key=_natural_key)
     if not paths:
         raise VideoError(f"{folder}: a folder without images; give one with .jpg or .png frames")
-    sizes = [_image_size(path) for path in paths]
-    check_sizes(str(folder), sizes, [p.name for p in paths])
-    return ImageVideo(folder.resolve().name, sizes[0], len(paths), lambda i: _load(paths[i]))
+    return _open_paths(str(folder), folder.resolve().name, paths)
 
 
 def open_images(images: Sequence) -> Video:
-    """PIL images or arrays, as a list or as one array (T, H, W, 3)."""
+    """A list of paths, PIL images or arrays in temporal order, or an array (T, H, W, 3)."""
     if not isinstance(images, list | tuple):
         images = np.asarray(images)
         if images.ndim != 4:
             raise VideoError(f"array of shape {images.shape}: a video array is (T, H, W, 3)")
     if len(images) == 0:
         raise VideoError("images: no frames; give at least one")
+    if all(isinstance(image, str | Path) for image in images):
+        return _open_paths("images", "images", [Path(image) for image in images])
 
     def size(image) -> tuple[int, int]:
         return image.size[::-1] if isinstance(image, Image.Image) else np.shape(image)[:2]
@@ -57,6 +57,12 @@ def open_images(images: Sequence) -> Video:
     check_sizes("images", sizes, [f"frame {i}" for i in range(len(images))])
     to_rgb(images[0])  # a wrong dtype or layout is told at once, not after the long work
     return ImageVideo("images", sizes[0], len(images), lambda i: to_rgb(images[i]))
+
+
+def _open_paths(label: str, name: str, paths: list[Path]) -> Video:
+    sizes = [_image_size(path) for path in paths]
+    check_sizes(label, sizes, [p.name for p in paths])
+    return ImageVideo(name, sizes[0], len(paths), lambda i: _load(paths[i]))
 
 
 def to_rgb(image) -> np.ndarray:

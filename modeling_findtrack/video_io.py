@@ -25,7 +25,8 @@ def open_video(source) -> Video:
 
     Args:
         source: Path of a video file; path of a folder of images (natural order); binary, seekable
-            file object; list of PIL images or arrays; array (T, H, W, 3) uint8; or a `Video`.
+            file object; list of image paths, PIL images or arrays; array (T, H, W, 3) uint8; or a
+            `Video`.
 
     Raises:
         VideoError: If it is missing, not a video, empty, damaged, or of changing frame size.

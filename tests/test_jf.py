@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from eval.jf import boundary_f, decay, j_and_f, jaccard, recall, sequence_scores
+from eval.metrics.jf.core import boundary_f, decay, j_and_f, jaccard, recall, sequence_scores
 
 
 def _golden_folder() -> Path | None:

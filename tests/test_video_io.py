@@ -536,3 +536,14 @@ def test_real_clip(name, count, fps):
     assert backward == forward[::-1]
     indices = [count - 1, 100, 3]
     assert [hash(f.tobytes()) for f in video.read(indices)] == [forward[i] for i in indices]
+
+
+def test_a_list_of_image_paths_is_a_video_in_the_given_order(tmp_path):
+    for i in range(3):
+        Image.new("RGB", (20, 10), (i * 40, 0, 0)).save(tmp_path / f"{i}.png")
+    paths = [str(tmp_path / "2.png"), tmp_path / "0.png", str(tmp_path / "1.png")]
+    with open_video(paths) as video:
+        assert (video.num_frames, video.height, video.width) == (3, 10, 20)
+        assert [int(frame[0, 0, 0]) for frame in video.frames()] == [80, 0, 40]
+    with pytest.raises(VideoError, match="missing.png"):
+        open_video([tmp_path / "0.png", tmp_path / "missing.png"])
