@@ -9,18 +9,21 @@ OUT/cache, so an interrupted run goes on where it stopped.
 """
 
 import argparse
+import hashlib
 import json
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
+from eval.benchmarks.base import decode_mask
+from eval.benchmarks.ref_sprites import RefSprites
 from eval.metrics.jf.core import sequence_scores
-from eval.mevis import Clip, MevisSplit, Sentence
 from eval.report import (
     add_model_options,
     markdown_table,
@@ -32,7 +35,7 @@ from eval.report import (
 from modeling_findtrack.cli import load_model
 
 KINDS = ("noun", "position", "size", "relation", "motion", "motion-only")
-CACHE_VERSION = 2  # of what a cached answer means
+CACHE_VERSION = 3  # of what a cached answer means
 METHODS = ("FindTrack", "key frame 0 only", "largest object", "random object")
 NOTE = (
     "J&F, J and F are means over sentences with a target, all frames counted; N-acc is the share "
@@ -65,45 +68,57 @@ class Answer:
         return (self.j + self.f) / 2
 
 
-def score_clip(split: MevisSplit, clip: Clip, model, processor, seed: int) -> list[Answer]:
+def score_video(benchmark: RefSprites, video: str, model, processor, seed: int) -> list[Answer]:
     """Every method's answers to every sentence of one video.
 
     Raises:
         ValueError: The model returns another number of tracks or frames than it was given.
     """
-    texts = [s.text for s in clip.sentences]
+    rows, objects = benchmark.rows(video), benchmark.objects(video)
+    frames = [frame["path"] for frame in rows[0]["frames"]]
+    texts = [row["expression"] for row in rows]
     tracks = {
-        "FindTrack": model.segment(str(clip.folder), texts, processor=processor),
-        "key frame 0 only": model.segment(
-            str(clip.folder), texts, processor=processor, key_frames=1
-        ),
+        "FindTrack": model.segment(frames, texts, processor=processor),
+        "key frame 0 only": model.segment(frames, texts, processor=processor, key_frames=1),
     }
+    for found in tracks.values():
+        if len(found) != len(texts):
+            raise ValueError(f"{len(texts)} sentences gave {len(found)} tracks")
     answers = []
-    for n, sentence in enumerate(clip.sentences):
+    for n, row in enumerate(rows):
         for method in METHODS:
             if method in tracks:
-                if len(tracks[method]) != len(texts):
-                    raise ValueError(f"{len(texts)} sentences gave {len(tracks[method])} tracks")
                 masks = tracks[method][n].masks
             else:
-                masks = split.masks(clip, _guess(method, split, clip, sentence, seed))
-            answers.append(_score(split, clip, sentence, method, masks))
+                masks = _masks(row | {"mask_rles": _guess(method, objects, row, seed)})
+            answers.append(_score(row, method, masks))
     return answers
 
 
-def _guess(method: str, split: MevisSplit, clip: Clip, sentence: Sentence, seed: int):
-    """The object a baseline chooses, as a tuple of none or one key."""
-    objects = clip.anno_ids
+def _masks(row: dict) -> Iterator[np.ndarray]:
+    """The T masks (H, W) bool of a row."""
+    return (decode_mask(row, t) for t in range(len(row["frames"])))
+
+
+def _guess(method: str, objects: dict[int, list], row: dict, seed: int) -> list[list[dict]]:
+    """`mask_rles` of the object a baseline chooses among all of the video; empty without any."""
     if not objects:
-        return ()
+        return [[] for _ in row["frames"]]
     if method == "largest object":
-        return (max(objects, key=lambda a: split.mean_area(clip, a)),)
-    # Drawn per sentence, so that neither --limit nor the order of videos changes a draw.
-    key = zlib.crc32(f"{clip.name}/{sentence.exp_id}".encode())
-    return (objects[np.random.default_rng([seed, key]).integers(len(objects))],)
+        chosen = max(objects, key=lambda a: visible_area(objects[a]))
+    else:
+        # Drawn per sentence, so that neither --limit nor the order of videos changes a draw.
+        key = zlib.crc32(f"{row['video_id']}/{row['exp_id']}".encode())
+        chosen = list(objects)[np.random.default_rng([seed, key]).integers(len(objects))]
+    return [[rle] if rle else [] for rle in objects[chosen]]
 
 
-def _score(split, clip: Clip, sentence: Sentence, method: str, masks: Iterable) -> Answer:
+def visible_area(rles: Sequence[dict | None]) -> int:
+    """Visible pixels of an object, summed over all frames."""
+    return sum(int(coco_mask.area(rle)) for rle in rles if rle)
+
+
+def _score(row: dict, method: str, masks: Iterable) -> Answer:
     some = False
 
     def watched():
@@ -112,15 +127,15 @@ def _score(split, clip: Clip, sentence: Sentence, method: str, masks: Iterable) 
             some = some or bool(mask.any())
             yield mask
 
-    scores = sequence_scores(watched(), split.masks(clip, sentence.anno_ids))
+    scores = sequence_scores(watched(), _masks(row))
     return Answer(
-        video=clip.name,
-        exp_id=sentence.exp_id,
-        text=sentence.text,
-        kind=sentence.kind,
-        art=sentence.art,
-        heldout_art=clip.heldout_art,
-        heldout_background=clip.heldout_background,
+        video=row["video_id"],
+        exp_id=row["exp_id"],
+        text=row["expression"],
+        kind=row["kind"],
+        art=row["art"],
+        heldout_art=row["heldout_art"],
+        heldout_background=row["heldout_background"],
         method=method,
         j=scores.j_mean,
         f=scores.f_mean,
@@ -129,31 +144,42 @@ def _score(split, clip: Clip, sentence: Sentence, method: str, masks: Iterable) 
 
 
 def evaluate(
-    split: MevisSplit,
-    clips: Sequence[Clip],
-    score: Callable[[Clip], list[Answer]],
+    benchmark: RefSprites,
+    videos: Sequence[str],
+    score: Callable[[str], list[Answer]],
     cache: Path,
     seed: int,
 ) -> list[Answer]:
-    """Answers of all clips, taken from `cache` where a clip and the seed are what they were.
+    """Answers of all videos, taken from `cache` where a video and the seed are what they were.
 
     Args:
-        split: Where the clips come from.
-        clips: What to score.
-        score: Scores one clip; see `score_clip`.
+        benchmark: Where the videos come from.
+        videos: What to score.
+        score: Scores one video; see `score_video`.
         cache: Folder of one JSON file per video, of one model.
         seed: Of the random baseline.
     """
     answers = []
-    for clip in tqdm(clips, unit="video", disable=not sys.stderr.isatty()):
-        path = cache / f"{clip.name}.json"
-        key = f"v{CACHE_VERSION}-{split.digest(clip)}-{seed}"
+    for video in tqdm(videos, unit="video", disable=not sys.stderr.isatty()):
+        path = cache / f"{video}.json"
+        key = f"v{CACHE_VERSION}-{video_digest(benchmark, video)}-{seed}"
         kept = _read_cache(path, key)
         if kept is None:
-            kept = score(clip)
+            kept = score(video)
             write_json(path, {"key": key, "answers": [asdict(a) for a in kept]})
         answers += kept
     return answers
+
+
+def video_digest(benchmark: RefSprites, video: str) -> str:
+    """Changes when the sentences, frames or masks of the video do; SHA-256 as hex."""
+    rows = benchmark.rows(video)
+    facts = [{k: v for k, v in row.items() if k != "frames"} for row in rows]
+    text = json.dumps([facts, benchmark.objects(video)], sort_keys=True)
+    sha = hashlib.sha256(text.encode())
+    for frame in rows[0]["frames"]:
+        sha.update(Path(frame["path"]).read_bytes())
+    return sha.hexdigest()
 
 
 def _read_cache(path: Path, key: str) -> list[Answer] | None:
@@ -218,14 +244,14 @@ def _parse(argv) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0 when the table is written, 2 on unusable input."""
     args = _parse(argv)
-    split = MevisSplit(args.root, args.split)
+    benchmark = RefSprites(args.root, args.split)
     model, processor = load_model(args.model, args.device, args.dtype)
     digest = model_digest(args.model)
     cache = args.out / "cache" / f"{digest[:16]}-{model.dtype}-{model.device.type}"
     answers = evaluate(
-        split,
-        split.clips[: args.limit],
-        lambda clip: score_clip(split, clip, model, processor, args.seed),
+        benchmark,
+        benchmark.videos[: args.limit],
+        lambda video: score_video(benchmark, video, model, processor, args.seed),
         cache,
         args.seed,
     )

@@ -11,7 +11,8 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from eval import demo, propagation, report, sprites
-from eval.mevis import MevisSplit
+from eval.benchmarks.base import decode_mask
+from eval.benchmarks.ref_sprites import RefSprites
 from modeling_findtrack import cli
 from modeling_findtrack.results import MaskSequence
 
@@ -82,6 +83,12 @@ class FakeTrack:
     masks: MaskSequence
 
 
+def _name(frames: list[str]) -> str:
+    """The video that a list of frame paths is of."""
+    (folder,) = {Path(frame).parent for frame in frames}
+    return folder.name
+
+
 class FakeModel:
     """Answers with the truth when it may look at every frame, with nothing at key_frames=1."""
 
@@ -91,7 +98,7 @@ class FakeModel:
         self.device = type("Device", (), {"type": "cpu"})()
 
     def segment(self, video, expressions, *, processor, key_frames=None, progress=None):
-        self.calls.append((Path(video).name, tuple(expressions), key_frames))
+        self.calls.append((_name(video), tuple(expressions), key_frames))
         known = {e["exp"]: e["anno_id"] for e in SENTENCES.values()}
         objects, tracks = _objects(), []
         for text in expressions:
@@ -122,15 +129,17 @@ def _run(tree, out, *more):
     return rows, table
 
 
-def test_reader_gives_the_union_per_frame(tree):
-    split = MevisSplit(tree, "valid")
-    clip = split.clips[0]
-    objects = _objects()
-    assert [c.name for c in split.clips] == ["aa", "bb"]
-    assert np.array_equal(list(split.masks(clip, ("7", "8"))), objects["7"] | objects["8"])
-    assert np.array_equal(list(split.masks(clip, ("7", "7"))), objects["7"])  # overlap is no sum
-    assert not any(m.any() for m in split.masks(clip, ()))
-    assert split.mean_area(clip, "8") == 16 * 20 * (T - 1) / T
+def test_baselines_choose_among_the_true_masks_of_all_objects(tree):
+    meta = tree / "valid/meta_expressions.json"
+    videos = {"aa": _video(expressions={"0": SENTENCES["0"]})}  # no sentence about object 8
+    meta.write_text(json.dumps({"videos": videos}))
+    benchmark = RefSprites(tree, "valid")
+    (row,), objects = benchmark.rows("aa"), benchmark.objects("aa")
+    assert list(objects) == [7, 8]
+    assert sprites.visible_area(objects[8]) == 16 * 20 * (T - 1)
+    guess = row | {"mask_rles": sprites._guess("largest object", objects, row, seed=0)}
+    assert np.array_equal([decode_mask(guess, t) for t in range(T)], _objects()["8"])
+    assert np.array_equal([decode_mask(row, t) for t in range(T)], _objects()["7"])
 
 
 def test_largest_object_is_right_where_it_is_the_target(tree, fake, tmp_path):
@@ -241,7 +250,7 @@ def test_interrupted_run_goes_on_where_it_stopped(tree, fake, tmp_path):
     fake_segment, fake.segment = fake.segment, None
     fake.segment = lambda video, *a, **k: (
         (_ for _ in ()).throw(KeyboardInterrupt)
-        if Path(video).name == "bb"
+        if _name(video) == "bb"
         else fake_segment(video, *a, **k)
     )
     with pytest.raises(KeyboardInterrupt):
@@ -293,11 +302,12 @@ def test_model_digest_follows_the_files(tmp_path):
     ("change", "message"),
     [
         ({"objects": [{"anno_id": 7}]}, "unlisted objects"),
-        ({"height": H + 1}, "not of size"),
+        ({"height": H + 1}, "is said to be 41x60"),
         ({"objects": [{"anno_id": 7}, {"anno_id": 8}, {"anno_id": 9}]}, "no list of 5 masks"),
         ({"frames": ["00000", "00001"]}, "exactly the 2 listed frames"),
         ({"expressions": {"0": _entry("a cat", "no-target", [7])}}, "no-target but refers to 1"),
-        ({"expressions": {"0": {"exp": "a dog"}}}, "does not follow the layout"),
+        ({"expressions": {"0": {"exp": "a dog"}}}, "no anno_id of expression aa/0"),
+        ({"expressions": {"0": {"exp": "a dog", "anno_id": [7]}}}, "does not follow the layout"),
     ],
 )
 def test_contradictions_in_the_data_are_one_line_errors(tmp_path, fake, capsys, change, message):

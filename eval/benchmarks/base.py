@@ -5,12 +5,11 @@ video at a time, map-style as a `datasets.Dataset` or streamed as an `IterableDa
 shard per video.
 """
 
-import functools
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Sequence
-from pathlib import Path, PureWindowsPath
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from datasets import (
@@ -22,8 +21,21 @@ from datasets import (
     NamedSplit,
     Value,
 )
+from datasets.exceptions import DatasetGenerationError
 from PIL import Image as PILImage
 from pycocotools import mask as coco_mask
+
+from .tree import (  # noqa: F401  also for those who read other trees
+    LayoutError,
+    cached_by_file,
+    checked_name,
+    few,
+    image_size,
+    read_json,
+    require,
+)
+
+logger = logging.getLogger(__name__)
 
 ROWS_VERSION = 1  # of what a row means; part of every digest
 RLE = {"size": List(Value("int32"), length=2), "counts": Value("string")}  # COCO, compressed
@@ -45,31 +57,34 @@ MASK_IMAGES = {"mask_images": List(Image(decode=False))}  # T paths; None where 
 MASK_RLES = {"mask_rles": List(List(RLE))}  # T lists; None where not published
 
 
-class LayoutError(ValueError):
-    """A tree on disk is not the benchmark's. The message lists what was expected and is missing."""
-
-
 class Benchmark:
     """One split of a benchmark.
 
-    A subclass sets `name` and `features`, fills `videos` and implements `rows` and `_meta_files`.
-    Instances are pickled into data loader workers, so they stay small: large files are read where
-    they are needed, through a cache of the process.
+    A subclass sets the class attributes, fills `videos` and implements `has_truth`, `rows` and
+    `_meta_files`. Instances are pickled into data loader workers, so they stay small: large files
+    are read where they are needed, through a cache of the process.
 
     Args:
         root: Folder of the benchmark.
-        split: One of the subclass's splits.
+        split: One of `splits`.
         videos: Names of the videos to keep; all of the split if None.
 
     Raises:
         LayoutError: The tree is incomplete, or its files do not follow the layout.
+        ValueError: The benchmark has no such split, or the split none of these videos.
     """
 
-    name: str
+    name: str  # in `BENCHMARKS`
+    title: str  # as people write it
+    splits: tuple[str, ...]  # () = whatever is there
+    released: Mapping[str, int] = {}  # split -> videos in the real release, where that is known
     features: Features
 
     def __init__(self, root: str | Path, split: str, videos: Sequence[str] | None = None):
-        self.root, self.split = Path(root), split
+        if self.splits and split not in self.splits:
+            raise ValueError(f"{self.title} has no split {split!r}, only {', '.join(self.splits)}")
+        # Absolute, since rows are kept and must hold in another working directory too.
+        self.root, self.split = Path(root).absolute(), split
         self.videos: tuple[str, ...] = ()  # names, in the order they are run
 
     @property
@@ -88,6 +103,47 @@ class Benchmark:
     def _options(self) -> dict:
         """What else decides what the rows are; plain JSON values."""
         return {}
+
+    def _keep(self, names: Iterable[str], wanted: Sequence[str] | None) -> tuple[str, ...]:
+        """The videos of the split, or those `wanted` of them, sorted.
+
+        Raises:
+            ValueError: Some of them are not in the split, or none is left.
+        """
+        names = set(names)
+        kept = names if wanted is None else set(wanted)
+        if unknown := sorted(kept - names):
+            raise ValueError(f"{self.title} {self.split} has no video {few(unknown)}")
+        if not kept:
+            raise ValueError(f"{self.root} has no video of {self.title} {self.split} to read")
+        released = self.released.get(self.split, len(kept))
+        if wanted is None and len(kept) != released:
+            logger.info(
+                "%s %s has %d videos, %d of them here",
+                *(self.title, self.split, released, len(kept)),
+            )
+        return tuple(sorted(kept))
+
+    def warn_empty(self) -> list[tuple[str, str]]:
+        """Log and return which expressions have a target, but not one pixel of it in any frame.
+
+        Rows are read until a target shows, so this is cheap where the truth is complete.
+
+        Returns:
+            (video_id, exp_id) of each.
+        """
+        empty = []
+        for video in self.videos if self.has_truth else ():
+            for row in self.rows(video):
+                times = range(len(row["frame_names"]))
+                if row["obj_ids"] and not any(decode_mask(row, t).any() for t in times):
+                    empty.append((video, row["exp_id"]))
+        if empty:
+            logger.warning(
+                "%s %s: the object referred to is in no frame of %s",
+                *(self.title, self.split, few([f"{v}/{e}" for v, e in empty])),
+            )
+        return empty
 
     def digest(self) -> str:
         """SHA-256 (hex) that changes when the rows may; does not depend on where the tree lies."""
@@ -108,16 +164,25 @@ class Benchmark:
         return sha.hexdigest()
 
     def dataset(self, cache_dir: str | Path | None = None) -> Dataset:
-        """All rows, on disk in the `datasets` cache, memory-mapped."""
-        place = hashlib.sha256(f"{self.root.resolve()}\0{self.digest()}".encode()).hexdigest()
-        return Dataset.from_generator(
-            _generate,
-            features=self.features,
-            cache_dir=None if cache_dir is None else str(cache_dir),
-            gen_kwargs={"benchmark": self, "videos": list(self.videos)},
-            split=NamedSplit(self.split),
-            fingerprint=place,  # without it, rows of an older meta file would be served
-        )
+        """All rows, on disk in the `datasets` cache, memory-mapped.
+
+        Raises:
+            LayoutError: A file that only the rows need does not follow the layout.
+        """
+        place = hashlib.sha256(f"{self.root}\0{self.digest()}".encode()).hexdigest()
+        try:
+            return Dataset.from_generator(
+                _generate,
+                features=self.features,
+                cache_dir=None if cache_dir is None else str(cache_dir),
+                gen_kwargs={"benchmark": self, "videos": list(self.videos)},
+                split=NamedSplit(self.split),
+                fingerprint=place,  # without it, rows of an older meta file would be served
+            )
+        except DatasetGenerationError as error:
+            if isinstance(error.__cause__, (LayoutError, OSError)):
+                raise error.__cause__ from None
+            raise
 
     def stream(self) -> IterableDataset:
         """All rows, made as they are asked for; as many shards as videos."""
@@ -156,7 +221,7 @@ def decode_mask(row: dict, t: int) -> np.ndarray:
     return mask
 
 
-@functools.lru_cache(maxsize=4)  # the expressions of a video share its label maps
+@cached_by_file(maxsize=4)  # the expressions of a video share its label maps
 def read_labels(path: str) -> np.ndarray:
     """Pixel values (H, W) uint8 of a palette or grey PNG; read-only, since it is shared."""
     with PILImage.open(path) as image:
@@ -169,45 +234,13 @@ def read_labels(path: str) -> np.ndarray:
     return labels
 
 
-def checked_name(name, where: str) -> str:
-    """`name` if it is a plain file or folder name: names from JSON become paths.
-
-    Raises:
-        LayoutError: It is not.
-    """
-    if not isinstance(name, str) or name in ("", "..") or PureWindowsPath(name).name != name:
-        raise LayoutError(f"{where}: {name!r} is no plain file or folder name")
-    return name
+def image_columns(folder: Path, names: Iterable[str], suffix: str) -> list[dict]:
+    """The images `folder/<name><suffix>` as a column of undecoded `Image`s holds them."""
+    return [{"path": str(folder / f"{name}{suffix}"), "bytes": None} for name in names]
 
 
-def read_json(path: Path):
-    """Content of a JSON file.
-
-    Raises:
-        LayoutError: It is not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise LayoutError(f"{path} is not JSON: {error}") from error
-
-
-def require(root: Path, name: str, paths: Sequence[Path]) -> None:
-    """Check that all of `paths` are there.
-
-    Raises:
-        LayoutError: One message with everything that was expected, and what of it is missing.
-    """
-    missing = [p for p in paths if not p.exists()]
-    if missing:
-        shown = [os.path.relpath(p, root) for p in paths]
-        absent = [os.path.relpath(p, root) for p in missing]
-        raise LayoutError(
-            f"{root} is not {name}: expected {', '.join(shown)}; missing {', '.join(absent)}"
-        )
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """(H, W) of an image, from its header alone."""
-    with PILImage.open(path) as image:
-        return image.size[::-1]
+def frame_columns(folder: Path, names: Sequence[str]) -> dict:
+    """Columns `frame_names`, `frames`, `height`, `width` of the JPEGs of a video."""
+    frames = image_columns(folder, names, ".jpg")
+    height, width = image_size(frames[0]["path"])
+    return {"frame_names": list(names), "frames": frames, "height": height, "width": width}

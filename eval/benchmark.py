@@ -1,0 +1,184 @@
+"""Run a model on a benchmark: masks for every expression, then scores or a zip, and a report.
+
+    python -m eval.benchmark ref-sprites --out DIR
+    python -m eval.benchmark ref-youtube-vos --root ROOT --split valid --out DIR
+    accelerate launch -m eval.benchmark mevis --root ROOT --split valid_u --out DIR
+
+An interrupted run goes on where it stopped when the command is given again; so does one that was
+limited by --limit or --videos. `accelerate launch` deals the videos out over GPUs and machines;
+DIR is then a folder all of them see. What lies in DIR:
+
+    predictions/<video>/<exp_id>/<frame>.png   8-bit grey, 0 or 255, source size
+    report.json, report.html                   scores, what was run, what it took
+    submission.zip                             where a server scores the split, once it is complete
+    run.json, records/                         what the run is, and what is finished
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from eval.benchmarks import BENCHMARKS, load_benchmark
+from eval.benchmarks.base import Benchmark, LayoutError
+from eval.score import OPTIONS, _cores, _names, _positive
+
+# Heavy modules are imported where they are used: processes that score import this one, too.
+
+SPRITES = Path(__file__).parent / "data" / "ref_sprites"
+# The split a benchmark is validated on; of MeViS the one whose masks are published.
+DEFAULT_SPLITS = {
+    "ref-youtube-vos": "valid",
+    "ref-davis17": "valid",
+    "mevis": "valid_u",
+    "ref-sprites": "valid",
+}
+_UNUSABLE, _INTERRUPTED = 2, 130  # exit statuses
+
+
+def _parse(argv) -> argparse.Namespace:
+    from eval.report import add_model_options
+
+    parser = argparse.ArgumentParser(prog="python -m eval.benchmark", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("name", choices=BENCHMARKS, metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("--root", type=Path, help="the benchmark's folder; ref-sprites: shipped")
+    defaults = ", ".join(f"{name}: {split}" for name, split in DEFAULT_SPLITS.items())
+    parser.add_argument("--split", help=f"default: {defaults}")
+    add_model_options(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N videos")
+    parser.add_argument("--videos", type=Path, metavar="FILE", help="only these, a name per line")
+    parser.add_argument("--key-frames", type=_positive, metavar="K", help="default: the model's")
+    parser.add_argument(
+        "--workers", type=_positive, default=_cores(), metavar="N", help="processes that score"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace another run's results")
+    parser.add_argument(
+        "--annotations", help="ref-davis17: masks of 2019 (unsupervised, the default) or 2017"
+    )
+    parser.add_argument(
+        "--object-ids", type=Path, metavar="JSON", help="ref-youtube-vos: object of each expression"
+    )
+    parser.add_argument("--masks", type=Path, metavar="DIR", help="ref-youtube-vos: label maps")
+    args = parser.parse_args(argv)
+    if args.root is None and args.name != "ref-sprites":
+        parser.error(f"{args.name} needs --root, the folder of its unzipped files")
+    for option, names in OPTIONS.items():
+        if getattr(args, option) is not None and args.name not in names:
+            parser.error(f"--{option.replace('_', '-')} is no option of {args.name}")
+    args.root, args.split = args.root or SPRITES, args.split or DEFAULT_SPLITS[args.name]
+    return args
+
+
+def _options(args: argparse.Namespace) -> dict[str, str]:
+    """The loader's options that were given."""
+    return {o: str(getattr(args, o)) for o in OPTIONS if getattr(args, o) is not None}
+
+
+def _load(args: argparse.Namespace) -> tuple[Benchmark, Benchmark]:
+    """The whole split, and what --videos and --limit leave of it."""
+
+    def load(videos: Sequence[str] | None) -> Benchmark:
+        return load_benchmark(args.name, args.root, args.split, videos=videos, **_options(args))
+
+    names = None if args.videos is None else _names(args.videos)
+    try:
+        whole = load(None)
+        benchmark = whole if names is None else load(names)
+    except LayoutError:
+        if names is None:
+            raise
+        whole = benchmark = load(names)  # without the file or frames of others these are the split
+    if args.limit is not None and args.limit < len(benchmark.videos):
+        benchmark = load(benchmark.videos[: args.limit])
+    return whole, benchmark
+
+
+def _run(args: argparse.Namespace) -> None:
+    from eval.benchmark_run import run_benchmark
+    from eval.prediction_writer import RunFolder
+    from eval.processes import Processes
+    from modeling_findtrack import cli
+
+    processes = Processes.join(args.device)
+    whole, benchmark = _load(args)
+    model, processor = cli.load_model(args.model, args.device, args.dtype)
+    folder = RunFolder(args.out)
+    report = run_benchmark(
+        benchmark,
+        model,
+        processor,
+        folder,
+        model_name=args.model,
+        whole=whole,
+        key_frames=args.key_frames,
+        overwrite=args.overwrite,
+        workers=args.workers,
+        processes=processes,
+        options=_options(args),
+    )
+    if report is not None:
+        print(_summary(report, whole, folder))
+
+
+def _summary(report: dict, whole: Benchmark, folder) -> str:
+    """What the command prints: the scores as `eval.score` does, or where the zip is."""
+    from eval.scoring import format_scores
+
+    about, count = report["benchmark"], len(report["expressions"])
+    title = f"{about['name']} {about['split']}, {about['videos']} videos, {count} expressions"
+    done = sum(map(folder.finished, whole.videos))
+    if report["scores"] is not None:
+        lines = [f"{title}; percent\n\n{format_scores(report['scores'])}\n"]
+    elif done == len(whole.videos):
+        lines = [title, f"for the server: {folder.submission}, {done} videos"]
+    else:
+        lines = [
+            title,
+            f"no {folder.submission.name}: {done} of {len(whole.videos)} videos are done and the "
+            "server takes complete splits; give the command without --limit and --videos",
+        ]
+    return "\n".join([*lines, f"report: {folder.path / 'report.html'}"])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; 0 when the report is written, 2 on unusable input, 130 when interrupted."""
+    from eval.processes import PeerError
+    from eval.report import one_line_errors
+    from modeling_findtrack import cli
+
+    speaks = os.environ.get("RANK", "0") == "0"  # one of several processes is enough
+
+    @one_line_errors("eval.benchmark")
+    def guarded(argv) -> int:
+        args = _parse(argv)
+        signals: list[int] = []
+        try:
+            with cli._interruptible(signals):
+                _run(args)
+        except (KeyboardInterrupt, TypeError):
+            if not signals:  # an interrupt inside pycocotools comes out as a TypeError
+                raise
+            if speaks:
+                _say_interrupted(args)
+            return _INTERRUPTED
+        except PeerError:
+            if speaks:
+                raise
+            return _UNUSABLE
+        return 0
+
+    return guarded(argv)
+
+
+def _say_interrupted(args: argparse.Namespace) -> None:
+    again = " without --overwrite" if args.overwrite else ""
+    sys.stderr.write(
+        f"eval.benchmark: interrupted; the same command{again} goes on where it stopped\n"
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

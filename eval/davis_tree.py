@@ -1,0 +1,68 @@
+"""The ground truth of DAVIS 2017 as it is unzipped, for scoring label maps without expressions.
+
+ROOT/Annotations/480p/<video>/<frame>.png                 2017, semi-supervised
+ROOT/Annotations_unsupervised/480p/<video>/<frame>.png    2019, unsupervised
+ROOT/ImageSets/2017/<split>.txt                           one video per line
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from eval.benchmarks.base import LayoutError, checked_name, require
+from eval.conventions import DAVIS_SEMI, DAVIS_UNSUPERVISED
+
+ALL = "all"  # the split of every video that is there
+ANNOTATIONS = {"2017": "Annotations", "unsupervised": "Annotations_unsupervised"}
+# The convention each set of annotations was made for.
+PROTOCOLS = {"2017": DAVIS_SEMI, "unsupervised": DAVIS_UNSUPERVISED}
+
+
+class DavisTree:
+    """One split of DAVIS 2017.
+
+    Args:
+        root: Folder named DAVIS in the zip.
+        split: Name of a list in ImageSets/2017, or "all".
+        annotations: "2017" or "unsupervised".
+        videos: Names of the videos to keep; all of the split if None.
+
+    Raises:
+        LayoutError: The tree is incomplete, or a video is not in it.
+    """
+
+    name = "davis"
+    has_truth = True
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        annotations: str = "2017",
+        videos: Sequence[str] | None = None,
+    ):
+        self.root, self.split, self.annotations = Path(root), split, annotations
+        self._labels = self.root / ANNOTATIONS[annotations] / "480p"
+        listed = self.root / "ImageSets" / "2017" / f"{split}.txt"
+        require(self.root, "DAVIS 2017", [self._labels] + ([] if split == ALL else [listed]))
+        if split == ALL:
+            names = sorted(p.name for p in self._labels.iterdir() if p.is_dir())
+        else:
+            lines = listed.read_text(encoding="utf-8").split("\n")
+            names = [checked_name(n.strip(), str(listed)) for n in lines if n.strip()]
+        unknown = sorted(set(videos or ()) - set(names))
+        if unknown:
+            raise LayoutError(f"DAVIS 2017 {split} has no video {', '.join(unknown[:5])}")
+        self.videos = tuple(n for n in names if videos is None or n in set(videos))
+        if not self.videos:
+            raise LayoutError(f"{self.root}: split {split} has no videos")
+
+    def label_maps(self, video: str) -> list[Path]:
+        """T palette PNGs in temporal order, pixels are object ids and 255 is void.
+
+        Raises:
+            LayoutError: There are none.
+        """
+        paths = sorted((self._labels / video).glob("*.png"))
+        if not paths:
+            raise LayoutError(f"{self._labels / video} holds no PNGs")
+        return paths

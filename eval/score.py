@@ -1,0 +1,192 @@
+"""Score a folder of PNGs against a benchmark: of `eval.benchmark`, or anyone's precomputed results.
+
+    python -m eval.score PREDICTIONS --dataset mevis --root ROOT --split valid_u
+    python -m eval.score PREDICTIONS --dataset ref-davis17 --root ROOT --split valid
+    python -m eval.score PREDICTIONS --dataset davis --root DAVIS --split val --protocol davis-semi
+
+PREDICTIONS is a folder, or a zip of it as a server takes it. What lies in it:
+
+    [Annotations/]<video>/<exp_id>/<frame>.png     one mask per expression; > 0 is foreground
+    [valid/]anno_<0..3>/<video>/<frame>.png        ref-davis17: a label map per annotator
+    [Annotations/]<video>/<frame>.png              davis: a label map per video
+
+Protocols. per-expression: the mean over expressions of the mean over all frames; primary for
+ref-youtube-vos, mevis and ref-sprites, there over expressions that have a target.
+davis-unsupervised: proposals are matched to objects, void is left out; primary for ref-davis17, as
+the mean over the four sets of expressions. Masks of a set that overlap are merged first; a pixel
+that several claim goes to the object with the lower number. davis-semi: objects are matched by
+number, the first and the last frame do not count; primary for davis. Numbers of different protocols
+cannot be compared.
+"""
+
+import argparse
+import contextlib
+import os
+import sys
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from eval.benchmarks import BENCHMARKS, load_benchmark
+from eval.benchmarks.base import Benchmark
+from eval.conventions import CONVENTIONS, DAVIS_UNSUPERVISED
+from eval.davis_tree import ANNOTATIONS, DavisTree
+from eval.scoring import MISSING, ExpressionScore, Result, format_scores, score_predictions
+
+# eval.report waits until it is needed: it loads torch, and worker processes import this module too.
+
+DAVIS = "davis"
+DATASETS = (*BENCHMARKS, DAVIS)
+# Option of a loader -> datasets that have it.
+OPTIONS = {
+    "annotations": ("ref-davis17", DAVIS),
+    "object_ids": ("ref-youtube-vos",),
+    "masks": ("ref-youtube-vos",),
+}
+_INTERRUPTED = 130  # exit status
+
+
+def _parse(argv) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m eval.score", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("predictions", type=Path, metavar="PREDICTIONS", help="folder or zip")
+    parser.add_argument("--dataset", required=True, choices=DATASETS)
+    parser.add_argument("--root", type=Path, required=True, help="the dataset's folder")
+    parser.add_argument("--split", required=True, help="for davis also: all")
+    parser.add_argument("--protocol", choices=CONVENTIONS, help="default: the dataset's primary")
+    parser.add_argument(
+        "--missing", choices=MISSING, default="error", help="what a missing PNG is (error)"
+    )
+    parser.add_argument("--videos", type=Path, metavar="FILE", help="only these, a name per line")
+    parser.add_argument("--workers", type=_positive, default=_cores(), metavar="N")
+    parser.add_argument("--out", type=Path, metavar="JSON", help="scores of everything there is")
+    parser.add_argument(
+        "--annotations",
+        choices=ANNOTATIONS,
+        help="ref-davis17: masks of 2019 (unsupervised, the default) or 2017; davis: by protocol",
+    )
+    parser.add_argument(
+        "--object-ids", type=Path, metavar="JSON", help="ref-youtube-vos: object of each expression"
+    )
+    parser.add_argument("--masks", type=Path, metavar="DIR", help="ref-youtube-vos: label maps")
+    args = parser.parse_args(argv)
+    for option, datasets in OPTIONS.items():
+        if getattr(args, option) is not None and args.dataset not in datasets:
+            parser.error(f"--{option.replace('_', '-')} is an option of {', '.join(datasets)}")
+    return args
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return value
+
+
+def _cores() -> int:
+    """Cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _load(args: argparse.Namespace) -> Benchmark | DavisTree:
+    options = {o: getattr(args, o) for o in OPTIONS if getattr(args, o) is not None}
+    videos = None if args.videos is None else _names(args.videos)
+    if args.dataset == DAVIS:
+        made_for = "unsupervised" if args.protocol == DAVIS_UNSUPERVISED else "2017"
+        options.setdefault("annotations", made_for)
+        return DavisTree(args.root, args.split, videos=videos, **options)
+    return load_benchmark(args.dataset, args.root, args.split, videos=videos, **options)
+
+
+def _names(path: Path) -> list[str]:
+    names = path.read_text(encoding="utf-8").split()
+    if not names:
+        raise ValueError(f"{path} names no video")
+    return names
+
+
+@contextlib.contextmanager
+def _as_folder(path: Path) -> Iterator[Path]:
+    """The folder itself, or what is in the zip while the context is open."""
+    if not (path.is_file() and zipfile.is_zipfile(path)):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix=f"{path.stem}-") as folder:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                archive.extractall(folder)
+        except (zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"{path} is damaged: {error}") from error
+        yield Path(folder)
+
+
+def _report(result: Result) -> dict:
+    return {
+        "scores": result.scores,
+        "missing": result.missing,
+        "expressions": [_expression(e) for e in result.expressions],
+        "videos": list(result.videos),
+    }
+
+
+def _expression(score: ExpressionScore) -> dict:
+    return {
+        "video_id": score.video_id,
+        "exp_id": score.exp_id,
+        "expression": score.expression,
+        "J&F": score.scores.jf,
+        "J": score.scores.j_mean,
+        "F": score.scores.f_mean,
+        "empty": score.empty,
+        "no_target": score.no_target,
+        **score.facts,
+    }
+
+
+def _run(args: argparse.Namespace) -> int:
+    from eval.report import write_json
+
+    benchmark = _load(args)
+    with _as_folder(args.predictions) as folder:
+        result = score_predictions(
+            benchmark,
+            folder,
+            protocol=args.protocol,
+            missing=args.missing,
+            workers=args.workers,
+        )
+    facts = [f"{args.dataset} {args.split}", f"{len(result.videos)} videos"]
+    if result.expressions:
+        facts.append(f"{len(result.expressions)} expressions")
+    if args.missing == "empty":
+        facts.append(f"{result.missing} missing PNGs counted as empty")
+    print(f"{', '.join(facts)}; percent\n\n{format_scores(result.scores)}")
+    if args.out is not None:
+        write_json(args.out, _report(result))
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; 0 when scored, 2 on unusable input, 130 when interrupted."""
+    args = _parse(argv)
+    signals: list[int] = []
+    try:
+        from eval.report import one_line_errors
+        from modeling_findtrack import cli
+
+        with cli._interruptible(signals):
+            return one_line_errors("eval.score")(_run)(args)
+    except (KeyboardInterrupt, TypeError) as error:
+        # An interrupt inside pycocotools comes out as a TypeError.
+        if isinstance(error, TypeError) and not signals:
+            raise
+        sys.stderr.write("eval.score: interrupted\n")
+        return _INTERRUPTED
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
