@@ -22,7 +22,7 @@ from pathlib import Path
 
 from eval.benchmarks import BENCHMARKS, load_benchmark
 from eval.benchmarks.base import Benchmark, LayoutError
-from eval.score import OPTIONS, _cores, _names, _positive
+from eval.options import add_loader_options, cores, loader_options, positive, video_names
 
 # Heavy modules are imported where they are used: processes that score import this one, too.
 
@@ -48,42 +48,28 @@ def _parse(argv) -> argparse.Namespace:
     parser.add_argument("--split", help=f"default: {defaults}")
     add_model_options(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N videos")
-    parser.add_argument("--videos", type=Path, metavar="FILE", help="only these, a name per line")
-    parser.add_argument("--key-frames", type=_positive, metavar="K", help="default: the model's")
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N videos")
+    parser.add_argument("--key-frames", type=positive, metavar="K", help="default: the model's")
     parser.add_argument(
-        "--workers", type=_positive, default=_cores(), metavar="N", help="processes that score"
+        "--workers", type=positive, default=cores(), metavar="N", help="processes that score"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace another run's results")
-    parser.add_argument(
-        "--annotations", help="ref-davis17: masks of 2019 (unsupervised, the default) or 2017"
-    )
-    parser.add_argument(
-        "--object-ids", type=Path, metavar="JSON", help="ref-youtube-vos: object of each expression"
-    )
-    parser.add_argument("--masks", type=Path, metavar="DIR", help="ref-youtube-vos: label maps")
+    add_loader_options(parser)
     args = parser.parse_args(argv)
     if args.root is None and args.name != "ref-sprites":
         parser.error(f"{args.name} needs --root, the folder of its unzipped files")
-    for option, names in OPTIONS.items():
-        if getattr(args, option) is not None and args.name not in names:
-            parser.error(f"--{option.replace('_', '-')} is no option of {args.name}")
+    args.options = loader_options(parser, args, args.name)
     args.root, args.split = args.root or SPRITES, args.split or DEFAULT_SPLITS[args.name]
     return args
-
-
-def _options(args: argparse.Namespace) -> dict[str, str]:
-    """The loader's options that were given."""
-    return {o: str(getattr(args, o)) for o in OPTIONS if getattr(args, o) is not None}
 
 
 def _load(args: argparse.Namespace) -> tuple[Benchmark, Benchmark]:
     """The whole split, and what --videos and --limit leave of it."""
 
     def load(videos: Sequence[str] | None) -> Benchmark:
-        return load_benchmark(args.name, args.root, args.split, videos=videos, **_options(args))
+        return load_benchmark(args.name, args.root, args.split, videos=videos, **args.options)
 
-    names = None if args.videos is None else _names(args.videos)
+    names = video_names(args.videos)
     try:
         whole = load(None)
         benchmark = whole if names is None else load(names)
@@ -117,7 +103,7 @@ def _run(args: argparse.Namespace) -> None:
         overwrite=args.overwrite,
         workers=args.workers,
         processes=processes,
-        options=_options(args),
+        options=args.options,
     )
     if report is not None:
         print(_summary(report, whole, folder))
@@ -156,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = _parse(argv)
         signals: list[int] = []
         try:
-            with cli._interruptible(signals):
+            with cli.interruptible(signals):
                 _run(args)
         except (KeyboardInterrupt, TypeError):
             if not signals:  # an interrupt inside pycocotools comes out as a TypeError

@@ -77,7 +77,7 @@ def run_benchmark(
         if not processes.main:
             return None
         about = {
-            "model": {"name": cli._model_name(model_name), "digest": identity["model digest"]},
+            "model": {"name": cli.model_name(model_name), "digest": identity["model digest"]},
             "config": _config(model, key_frames),
             "benchmark": {
                 "name": benchmark.name,

@@ -48,7 +48,8 @@ def model_digest(name: str | Path) -> str:
     for folder in (Path(name), PACKAGE):
         pattern = "*.py" if folder == PACKAGE else "**/*"
         for path in sorted(folder.glob(pattern)) if folder.is_dir() else ():
-            if path.is_file() and "__pycache__" not in path.parts:
+            # Words about a model do not change what it says.
+            if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".md":
                 sha.update(path.relative_to(folder).as_posix().encode() + b"\0")
                 sha.update(hashlib.sha256(path.read_bytes()).digest())
     return sha.hexdigest()

@@ -21,7 +21,6 @@ cannot be compared.
 
 import argparse
 import contextlib
-import os
 import sys
 import tempfile
 import zipfile
@@ -32,19 +31,20 @@ from pathlib import Path
 from eval.benchmarks import BENCHMARKS, load_benchmark
 from eval.benchmarks.base import Benchmark
 from eval.conventions import CONVENTIONS, DAVIS_UNSUPERVISED
-from eval.davis_tree import ANNOTATIONS, DavisTree
+from eval.davis_tree import DavisTree
+from eval.options import (
+    DAVIS,
+    add_loader_options,
+    cores,
+    loader_options,
+    positive,
+    video_names,
+)
 from eval.scoring import MISSING, ExpressionScore, Result, format_scores, score_predictions
 
 # eval.report waits until it is needed: it loads torch, and worker processes import this module too.
 
-DAVIS = "davis"
 DATASETS = (*BENCHMARKS, DAVIS)
-# Option of a loader -> datasets that have it.
-OPTIONS = {
-    "annotations": ("ref-davis17", DAVIS),
-    "object_ids": ("ref-youtube-vos",),
-    "masks": ("ref-youtube-vos",),
-}
 _INTERRUPTED = 130  # exit status
 
 
@@ -59,54 +59,21 @@ def _parse(argv) -> argparse.Namespace:
     parser.add_argument(
         "--missing", choices=MISSING, default="error", help="what a missing PNG is (error)"
     )
-    parser.add_argument("--videos", type=Path, metavar="FILE", help="only these, a name per line")
-    parser.add_argument("--workers", type=_positive, default=_cores(), metavar="N")
+    parser.add_argument("--workers", type=positive, default=cores(), metavar="N")
     parser.add_argument("--out", type=Path, metavar="JSON", help="scores of everything there is")
-    parser.add_argument(
-        "--annotations",
-        choices=ANNOTATIONS,
-        help="ref-davis17: masks of 2019 (unsupervised, the default) or 2017; davis: by protocol",
-    )
-    parser.add_argument(
-        "--object-ids", type=Path, metavar="JSON", help="ref-youtube-vos: object of each expression"
-    )
-    parser.add_argument("--masks", type=Path, metavar="DIR", help="ref-youtube-vos: label maps")
+    add_loader_options(parser)
     args = parser.parse_args(argv)
-    for option, datasets in OPTIONS.items():
-        if getattr(args, option) is not None and args.dataset not in datasets:
-            parser.error(f"--{option.replace('_', '-')} is an option of {', '.join(datasets)}")
+    args.options = loader_options(parser, args, args.dataset)
     return args
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
-    return value
-
-
-def _cores() -> int:
-    """Cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _load(args: argparse.Namespace) -> Benchmark | DavisTree:
-    options = {o: getattr(args, o) for o in OPTIONS if getattr(args, o) is not None}
-    videos = None if args.videos is None else _names(args.videos)
+    options, videos = dict(args.options), video_names(args.videos)
     if args.dataset == DAVIS:
         made_for = "unsupervised" if args.protocol == DAVIS_UNSUPERVISED else "2017"
         options.setdefault("annotations", made_for)
         return DavisTree(args.root, args.split, videos=videos, **options)
     return load_benchmark(args.dataset, args.root, args.split, videos=videos, **options)
-
-
-def _names(path: Path) -> list[str]:
-    names = path.read_text(encoding="utf-8").split()
-    if not names:
-        raise ValueError(f"{path} names no video")
-    return names
 
 
 @contextlib.contextmanager
@@ -178,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from eval.report import one_line_errors
         from modeling_findtrack import cli
 
-        with cli._interruptible(signals):
+        with cli.interruptible(signals):
             return one_line_errors("eval.score")(_run)(args)
     except (KeyboardInterrupt, TypeError) as error:
         # An interrupt inside pycocotools comes out as a TypeError.

@@ -95,6 +95,8 @@ def score_predictions(
         )
     absent = folder.check(_expected(benchmark, folder))
     score = functools.partial(score_video, benchmark, folder, protocol)
+    if isinstance(benchmark, Benchmark):
+        benchmark.warn_empty()
     results = map_in_order(score, benchmark.videos, workers)
     bar = tqdm(results, total=len(benchmark.videos), unit="video", disable=not sys.stderr.isatty())
     videos = list(bar)

@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(stop.code or 0)
     seen: list[int] = []
     try:
-        with _interruptible(seen):
+        with interruptible(seen):
             args.run(args)
     except (ValueError, OSError, TypeError) as error:  # what unusable input raises
         if seen:  # an interrupt inside pycocotools comes out as a TypeError
@@ -191,7 +191,7 @@ def _segment(args: argparse.Namespace) -> None:
                 tracks,
                 folder,
                 kinds=args.write,
-                model=_model_name(args.model),
+                model=model_name(args.model),
                 source=args.video,
                 progress=progress,
             )
@@ -290,7 +290,7 @@ def _check_checkpoint(name: str) -> None:
         raise CliError(f"{name}: not a FindTrack model, but of type {kind}")
 
 
-def _model_name(name: str) -> str:
+def model_name(name: str) -> str:
     return "findtrack-tiny" if name == DEFAULT_MODEL else name
 
 
@@ -369,7 +369,7 @@ def _one_line(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def _interruptible(seen: list[int]) -> Iterator[None]:
+def interruptible(seen: list[int]) -> Iterator[None]:
     """Let SIGTERM unwind as Ctrl-C does, so that clean-up runs, and note the signals in `seen`."""
 
     def interrupt(number, _):

@@ -1,0 +1,71 @@
+"""Command-line options that the commands of `eval` share; imports nothing heavy."""
+
+import argparse
+import os
+from pathlib import Path
+
+from eval.davis_tree import ANNOTATIONS
+
+DAVIS = "davis"
+# Option of a loader -> datasets that have it.
+LOADER_OPTIONS = {
+    "annotations": ("ref-davis17", DAVIS),
+    "object_ids": ("ref-youtube-vos",),
+    "masks": ("ref-youtube-vos",),
+}
+
+
+def add_loader_options(parser: argparse.ArgumentParser) -> None:
+    """`--videos`, and the options of the benchmarks' loaders."""
+    parser.add_argument("--videos", type=Path, metavar="FILE", help="only these, a name per line")
+    parser.add_argument(
+        "--annotations",
+        choices=ANNOTATIONS,
+        help="ref-davis17: masks of 2019 (unsupervised, the default) or 2017",
+    )
+    parser.add_argument(
+        "--object-ids", type=Path, metavar="JSON", help="ref-youtube-vos: object of each expression"
+    )
+    parser.add_argument("--masks", type=Path, metavar="DIR", help="ref-youtube-vos: label maps")
+
+
+def loader_options(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, dataset: str
+) -> dict[str, str]:
+    """The loader's options that were given; one of another dataset ends the command."""
+    given = {name: getattr(args, name) for name in LOADER_OPTIONS}
+    given = {name: str(value) for name, value in given.items() if value is not None}
+    for name in given:
+        if dataset not in LOADER_OPTIONS[name]:
+            owners = " and ".join(LOADER_OPTIONS[name])
+            parser.error(f"--{name.replace('_', '-')} is an option of {owners}, not of {dataset}")
+    return given
+
+
+def video_names(path: Path | None) -> list[str] | None:
+    """Names in a file, separated by white space; None without a file.
+
+    Raises:
+        ValueError: It holds none.
+    """
+    if path is None:
+        return None
+    names = path.read_text(encoding="utf-8").split()
+    if not names:
+        raise ValueError(f"{path} names no video")
+    return names
+
+
+def positive(text: str) -> int:
+    """An integer of at least 1, for `type=`."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return value
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
