@@ -9,9 +9,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from modeling_findtrack import cli
-
-PACKAGE = Path(cli.__file__).parent
+# The package itself is not imported: it loads torch, which most of `eval` does without.
+PACKAGE = Path(__file__).resolve().parents[1] / "modeling_findtrack"
+DEFAULT_MODEL = str(PACKAGE / "tiny")  # as `cli.DEFAULT_MODEL`
 # What `cli.load_model` takes, as `findtrack segment` offers it.
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -19,7 +19,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """`--model`, `--device` and `--dtype`, the arguments of `cli.load_model`."""
-    parser.add_argument("--model", default=cli.DEFAULT_MODEL, help="folder or Hub id")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="folder or Hub id")
     parser.add_argument("--device", default="auto", choices=DEVICES)
     parser.add_argument("--dtype", default="auto", choices=DTYPES)
 

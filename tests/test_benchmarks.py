@@ -1,5 +1,6 @@
 """The benchmark loaders, on small trees of every layout with every defect the real ones have."""
 
+import io
 import json
 import logging
 import pickle
@@ -755,3 +756,16 @@ def test_the_shipped_split_is_whole():
         assert (row["kind"] == "no-target") == (row["obj_ids"] == [])
         assert len(row["mask_rles"]) == len(row["frames"])
         assert decode_mask(row, 0).shape == (row["height"], row["width"])
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x89PNG\r\n\x1a\n" + b"\0" * 40, b"no image"])
+def test_a_damaged_label_map_is_named(tmp_path, damage):
+    path = tmp_path / "00000.png"
+    path.write_bytes(damage)
+    with pytest.raises(ValueError, match="00000.png"):
+        read_labels(str(path))
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((40, 60), np.uint8)).save(buffer, "png")
+    path.write_bytes(buffer.getvalue()[:-25])
+    with pytest.raises(ValueError, match="00000.png"):
+        read_labels(str(path))

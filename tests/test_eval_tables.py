@@ -210,6 +210,7 @@ def test_answers_of_another_cache_version_are_scored_again(tree, fake, tmp_path,
 
 def test_devices_and_dtypes_are_those_of_the_command_line(capsys):
     assert (report.DEVICES, report.DTYPES) == (cli._DEVICES, cli._DTYPES)
+    assert report.DEFAULT_MODEL == cli.DEFAULT_MODEL
     for main, needed in ((sprites.main, "--out"), (propagation.main, "--davis")):
         with pytest.raises(SystemExit) as stop:
             main([needed, "somewhere", "--device", "tpu"])

@@ -569,6 +569,8 @@ def test_every_png_is_read_once(cases, monkeypatch):
         rows = case.rows()
         seen.clear()
         with monkeypatch.context() as patch:
+            # Looks at the first frames on its own, before anything is scored.
+            patch.setattr(type(case.benchmark), "warn_empty", lambda self: [])
             patch.setattr(Image, "open", counted)
             score_predictions(case.benchmark, case.truth)
         truth = {image["path"] for row in rows for image in row["mask_images"]}

@@ -223,13 +223,23 @@ def decode_mask(row: dict, t: int) -> np.ndarray:
 
 @cached_by_file(maxsize=4)  # the expressions of a video share its label maps
 def read_labels(path: str) -> np.ndarray:
-    """Pixel values (H, W) uint8 of a palette or grey PNG; read-only, since it is shared."""
-    with PILImage.open(path) as image:
-        if image.mode not in ("P", "L", "1"):
-            raise ValueError(
-                f"{path} is of mode {image.mode}; masks are palette or 8-bit grey PNGs"
-            )
-        labels = np.array(image, dtype=np.uint8)
+    """Pixel values (H, W) uint8 of a palette or grey PNG; read-only, since it is shared.
+
+    Raises:
+        ValueError: It is of another kind, or damaged.
+        FileNotFoundError: It is not there.
+    """
+    try:
+        with PILImage.open(path) as image:
+            if image.mode not in ("P", "L", "1"):
+                raise ValueError(
+                    f"{path} is of mode {image.mode}; masks are palette or 8-bit grey PNGs"
+                )
+            labels = np.array(image, dtype=np.uint8)
+    except FileNotFoundError:
+        raise
+    except (OSError, SyntaxError) as error:  # PIL's PNG reader raises SyntaxError when damaged
+        raise ValueError(f"{path} is a damaged image ({error})") from error
     labels.flags.writeable = False
     return labels
 
