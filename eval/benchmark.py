@@ -131,6 +131,7 @@ def _summary(report: dict, whole: Benchmark, folder) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0 when the report is written, 2 on unusable input, 130 when interrupted."""
+    args = _parse(argv)  # first: nothing heavy is loaded for --help
     from eval.processes import PeerError
     from eval.report import one_line_errors
     from modeling_findtrack import cli
@@ -138,8 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     speaks = os.environ.get("RANK", "0") == "0"  # one of several processes is enough
 
     @one_line_errors("eval.benchmark")
-    def guarded(argv) -> int:
-        args = _parse(argv)
+    def guarded() -> int:
         signals: list[int] = []
         try:
             with cli.interruptible(signals):
@@ -156,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _UNUSABLE
         return 0
 
-    return guarded(argv)
+    return guarded()
 
 
 def _say_interrupted(args: argparse.Namespace) -> None:

@@ -25,13 +25,13 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def one_line_errors(command: str) -> Callable:
-    """Decorate a `main(argv)`: unusable input becomes one line on stderr and exit status 2."""
+    """Decorate a `main`: unusable input becomes one line on stderr and exit status 2."""
 
     def decorate(main: Callable[..., int]) -> Callable[..., int]:
         @functools.wraps(main)
-        def guarded(argv: Sequence[str] | None = None) -> int:
+        def guarded(*args) -> int:
             try:
-                return main(argv)
+                return main(*args)
             except (OSError, ValueError) as error:
                 print(f"{command}: error: {' '.join(str(error).split())}", file=sys.stderr)
                 return 2
