@@ -53,7 +53,11 @@ def _parse(argv) -> argparse.Namespace:
     parser.add_argument(
         "--workers", type=positive, default=cores(), metavar="N", help="processes that score"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace another run's results")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace the results of another run, if that is what --out holds",
+    )
     add_loader_options(parser)
     args = parser.parse_args(argv)
     if args.root is None and args.name != "ref-sprites":
@@ -66,17 +70,19 @@ def _parse(argv) -> argparse.Namespace:
 def _load(args: argparse.Namespace) -> tuple[Benchmark, Benchmark]:
     """The whole split, and what --videos and --limit leave of it."""
 
-    def load(videos: Sequence[str] | None) -> Benchmark:
-        return load_benchmark(args.name, args.root, args.split, videos=videos, **args.options)
+    def load(videos: Sequence[str] | None, **how) -> Benchmark:
+        options = args.options | how
+        return load_benchmark(args.name, args.root, args.split, videos=videos, **options)
 
     names = video_names(args.videos)
-    try:
-        whole = load(None)
-        benchmark = whole if names is None else load(names)
-    except LayoutError:
-        if names is None:
-            raise
-        whole = benchmark = load(names)  # without the file or frames of others these are the split
+    if names is None:
+        whole = benchmark = load(None)
+    else:
+        benchmark = load(names)
+        try:
+            whole = load(None, check_frames=False)  # those of other videos may be missing
+        except LayoutError:
+            whole = benchmark  # nothing tells what the split is, so it is what was named
     if args.limit is not None and args.limit < len(benchmark.videos):
         benchmark = load(benchmark.videos[: args.limit])
     return whole, benchmark
@@ -148,22 +154,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not signals:  # an interrupt inside pycocotools comes out as a TypeError
                 raise
             if speaks:
-                _say_interrupted(args)
+                sys.stderr.write(
+                    "eval.benchmark: interrupted; the same command goes on where it stopped\n"
+                )
             return _INTERRUPTED
-        except PeerError:
-            if speaks:
+        except (PeerError, LayoutError) as error:
+            # What a peer has told, or tells in the same words, need not be told twice.
+            if speaks or isinstance(error, LayoutError) and os.environ.get("LOCAL_RANK") == "0":
                 raise
             return _UNUSABLE
         return 0
 
     return guarded()
-
-
-def _say_interrupted(args: argparse.Namespace) -> None:
-    again = " without --overwrite" if args.overwrite else ""
-    sys.stderr.write(
-        f"eval.benchmark: interrupted; the same command{again} goes on where it stopped\n"
-    )
 
 
 if __name__ == "__main__":

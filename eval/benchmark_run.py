@@ -99,8 +99,10 @@ def _identity(whole: Benchmark, model, model_name: str, key_frames: int) -> dict
         "version": RUN_VERSION,
         "benchmark": whole.name,
         "split": whole.split,
-        "benchmark digest": whole.digest(),
+        # What the model was given, not what it is scored against: truth may come later.
+        "benchmark digest": whole.input_digest(),
         "model digest": model_digest(model_name),
+        "model revision": getattr(model.config, "_commit_hash", None),  # of one from the Hub
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": model.device.type,
         "key frames": key_frames,
@@ -109,10 +111,10 @@ def _identity(whole: Benchmark, model, model_name: str, key_frames: int) -> dict
 
 
 def _config(model, key_frames: int) -> dict:
-    thresholds = ("score_threshold", "presence_threshold", "accept_empty_masks")
+    rules = ("iou_weight", "alignment_weight", "score_threshold", "presence_threshold")
     return {
         "key_frames": key_frames,
-        **{name: getattr(model.config, name) for name in thresholds},
+        **{name: getattr(model.config, name) for name in (*rules, "accept_empty_masks")},
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": model.device.type,
     }
@@ -140,7 +142,7 @@ def _predict(
             tracks = _segment(model, processor, rows, key_frames, watch)
         except ValueError as error:
             raise ValueError(f"video {video}: {error}") from error
-        folder.write(video, rows, tracks, watch.seconds)
+        folder.write(video, rows, tracks, watch.seconds, processes.rank)
 
 
 def _segment(

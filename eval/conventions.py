@@ -233,5 +233,5 @@ def no_target_scores(jf: float | None, empty: Sequence[bool], no_target: Sequenc
     answered = [not e for e, n in zip(empty, no_target, strict=True) if not n]
     n_acc = sum(rejected) / len(rejected) if rejected else None
     t_acc = sum(answered) / len(answered) if answered else None
-    final = None if n_acc is None or t_acc is None else (jf + n_acc + t_acc) / 3
+    final = None if None in (jf, n_acc, t_acc) else (jf + n_acc + t_acc) / 3
     return {"N-acc": n_acc, "T-acc": t_acc, "Final": final}

@@ -45,7 +45,9 @@ class DavisTree:
         listed = self.root / "ImageSets" / "2017" / f"{split}.txt"
         require(self.root, "DAVIS 2017", [self._labels] + ([] if split == ALL else [listed]))
         if split == ALL:
-            names = sorted(p.name for p in self._labels.iterdir() if p.is_dir())
+            names = sorted(
+                p.name for p in self._labels.iterdir() if p.is_dir() and p.name[0] != "."
+            )
         else:
             lines = listed.read_text(encoding="utf-8").split("\n")
             names = [checked_name(n.strip(), str(listed)) for n in lines if n.strip()]
@@ -62,7 +64,8 @@ class DavisTree:
         Raises:
             LayoutError: There are none.
         """
-        paths = sorted((self._labels / video).glob("*.png"))
+        # What starts with a dot was left by a file manager.
+        paths = sorted(p for p in (self._labels / video).glob("*.png") if p.name[0] != ".")
         if not paths:
             raise LayoutError(f"{self._labels / video} holds no PNGs")
         return paths

@@ -12,7 +12,9 @@ LOADER_OPTIONS = {
     "annotations": ("ref-davis17", DAVIS),
     "object_ids": ("ref-youtube-vos",),
     "masks": ("ref-youtube-vos",),
+    "version": ("mevis",),
 }
+_FLAGS = {"version": "--mevis-version"}  # the others are named as the loader's
 
 
 def add_loader_options(parser: argparse.ArgumentParser) -> None:
@@ -26,19 +28,27 @@ def add_loader_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--object-ids", type=Path, metavar="JSON", help="ref-youtube-vos: object of each expression"
     )
+    parser.add_argument(
+        "--mevis-version", dest="version", type=int, choices=(1, 2), help="mevis: where both lie"
+    )
     parser.add_argument("--masks", type=Path, metavar="DIR", help="ref-youtube-vos: label maps")
 
 
 def loader_options(
     parser: argparse.ArgumentParser, args: argparse.Namespace, dataset: str
-) -> dict[str, str]:
+) -> dict[str, str | int]:
     """The loader's options that were given; one of another dataset ends the command."""
     given = {name: getattr(args, name) for name in LOADER_OPTIONS}
-    given = {name: str(value) for name, value in given.items() if value is not None}
+    given = {
+        name: value if isinstance(value, int) else str(value)
+        for name, value in given.items()
+        if value is not None
+    }
     for name in given:
         if dataset not in LOADER_OPTIONS[name]:
             owners = " and ".join(LOADER_OPTIONS[name])
-            parser.error(f"--{name.replace('_', '-')} is an option of {owners}, not of {dataset}")
+            flag = _FLAGS.get(name, f"--{name.replace('_', '-')}")
+            parser.error(f"{flag} is an option of {owners}, not of {dataset}")
     return given
 
 

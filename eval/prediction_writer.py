@@ -13,6 +13,7 @@ import contextlib
 import json
 import math
 import os
+import platform
 import shutil
 import time
 import uuid
@@ -33,6 +34,9 @@ except ImportError:  # Windows has no such locks; two runs in one folder are the
 RUN_VERSION = 1  # of what the files of a run mean; part of every run's identity
 _RUN, _PREDICTIONS, _RECORDS, _PARTIAL = "run.json", "predictions", "records", ".partial"
 _SUBMISSION = "submission.zip"
+_ABANDONED = 86400  # seconds after which a video half-written on another machine is given up
+_HOST = platform.node() or "host"
+_OWNER = f"{_HOST}-{os.getpid()}"
 # What a run leaves in its folder besides run.json; `overwrite` removes these in this order.
 _RESULTS = ("report.json", "report.html", _SUBMISSION, _RECORDS, _PREDICTIONS)
 
@@ -60,7 +64,7 @@ class RunFolder:
 
         Args:
             identity: What predictions depend on; plain JSON values by readable names.
-            overwrite: Remove the results of another run first.
+            overwrite: Remove the results of another run first; this run's own stay.
 
         Raises:
             ValueError: The folder holds another run's results, or files that are no run's.
@@ -71,13 +75,13 @@ class RunFolder:
             stored = self._stored_identity()
             if stored is None:
                 self._refuse_foreign_files()
-            elif overwrite:
-                self._remove_results()
             elif stored != identity:
-                raise ValueError(
-                    f"{self.path} holds another run ({_difference(stored, identity)}); choose "
-                    "another --out, or add --overwrite to replace it"
-                )
+                if not overwrite:
+                    raise ValueError(
+                        f"{self.path} holds another run ({_difference(stored, identity)}); choose "
+                        "another --out, or add --overwrite to replace it"
+                    )
+                self._remove_results()
             write_json(self.path / _RUN, identity)
             self._remove_leftovers()
             for folder in (self.predictions, self.records, self._partial):
@@ -101,7 +105,12 @@ class RunFolder:
         return json.loads(self._record_path(video).read_text(encoding="utf-8"))
 
     def write(
-        self, video: str, rows: Sequence[dict], tracks: Sequence[Track], seconds: dict
+        self,
+        video: str,
+        rows: Sequence[dict],
+        tracks: Sequence[Track],
+        seconds: dict,
+        process: int = 0,
     ) -> None:
         """Write all masks of a video, then its record; the video is finished then, not before.
 
@@ -110,6 +119,7 @@ class RunFolder:
             rows: The video's rows of the benchmark; none if nothing is asked about it.
             tracks: The answer to each of them.
             seconds: Of the stages so far; "write" is added.
+            process: Which one of the run's answered.
 
         Raises:
             ValueError: A track is not of its row's size or length, or its score is no number.
@@ -117,7 +127,7 @@ class RunFolder:
         begin = time.perf_counter()
         for row, track in zip(rows, tracks, strict=True):
             _check(row, track)
-        partial = self._partial / uuid.uuid4().hex  # shared with the processes of other machines
+        partial = self._partial / f"{_OWNER}.{uuid.uuid4().hex}"
         partial.mkdir()
         try:
             for row, track in zip(rows, tracks, strict=True):
@@ -131,6 +141,7 @@ class RunFolder:
             raise
         record = {
             "video_id": video,
+            "process": process,
             "frames": len(rows[0]["frame_names"]) if rows else 0,
             "seconds": seconds | {"write": time.perf_counter() - begin},
             "expressions": [
@@ -193,10 +204,28 @@ class RunFolder:
                 path.unlink(missing_ok=True)
 
     def _remove_leftovers(self) -> None:
-        shutil.rmtree(self._partial, ignore_errors=True)
+        """All but what a process of an earlier run, orphaned, may still be writing."""
+        for path in self._partial.glob("*"):
+            old = time.time() - path.stat().st_mtime > _ABANDONED
+            if old or not _alive(path.name):
+                shutil.rmtree(path, ignore_errors=True)
         for folder in (self.path, self.records):
             for path in folder.glob(".*.part"):
                 path.unlink()
+
+
+def _alive(partial: str) -> bool:
+    """Whether the process that made a partial folder runs, as far as this machine can tell."""
+    host, _, pid = partial.rpartition(".")[0].rpartition("-")
+    if host != _HOST or not pid.isdecimal():
+        return host not in ("", _HOST)
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is someone else's
+        return True
+    return int(pid) != os.getpid()
 
 
 def _difference(stored, identity: dict) -> str:

@@ -12,6 +12,8 @@ from pathlib import Path
 # The package itself is not imported: it loads torch, which most of `eval` does without.
 PACKAGE = Path(__file__).resolve().parents[1] / "modeling_findtrack"
 DEFAULT_MODEL = str(PACKAGE / "tiny")  # as `cli.DEFAULT_MODEL`
+# What `from_pretrained` reads of a checkpoint folder.
+_LOADED = ("*.safetensors", "*.json", "clip_tokenizer/*")
 # What `cli.load_model` takes, as `findtrack segment` offers it.
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -33,6 +35,8 @@ def one_line_errors(command: str) -> Callable:
             try:
                 return main(*args)
             except (OSError, ValueError) as error:
+                if os.environ.get("FINDTRACK_DEBUG"):
+                    raise
                 print(f"{command}: error: {' '.join(str(error).split())}", file=sys.stderr)
                 return 2
 
@@ -43,15 +47,20 @@ def one_line_errors(command: str) -> Callable:
 
 def model_digest(name: str | Path) -> str:
     """SHA-256 (hex) of a checkpoint and of the code that runs it, so that a cached result lives
-    no longer than what it came from. A Hub id stands for itself."""
-    sha = hashlib.sha256(str(name).encode() if not Path(name).is_dir() else b"")
-    for folder in (Path(name), PACKAGE):
-        pattern = "*.py" if folder == PACKAGE else "**/*"
-        for path in sorted(folder.glob(pattern)) if folder.is_dir() else ():
-            # Words about a model do not change what it says.
-            if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".md":
-                sha.update(path.relative_to(folder).as_posix().encode() + b"\0")
-                sha.update(hashlib.sha256(path.read_bytes()).digest())
+    no longer than what it came from. A Hub id stands for itself.
+
+    Of the checkpoint's folder only what is loaded counts: results may be written below it.
+    """
+    folder = Path(name)
+    sha = hashlib.sha256(b"" if folder.is_dir() else str(name).encode())
+    paths = [p for pattern in _LOADED for p in folder.glob(pattern)] if folder.is_dir() else []
+    for path in sorted(paths) + sorted(PACKAGE.glob("*.py")):
+        sha.update(path.name.encode() + b"\0")
+        part = hashlib.sha256()
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                part.update(block)
+        sha.update(part.digest())
     return sha.hexdigest()
 
 

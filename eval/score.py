@@ -79,15 +79,19 @@ def _load(args: argparse.Namespace) -> Benchmark | DavisTree:
 @contextlib.contextmanager
 def _as_folder(path: Path) -> Iterator[Path]:
     """The folder itself, or what is in the zip while the context is open."""
-    if not (path.is_file() and zipfile.is_zipfile(path)):
+    if not path.is_file():
         yield path
         return
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is neither a folder nor a zip, or was cut off")
     with tempfile.TemporaryDirectory(prefix=f"{path.stem}-") as folder:
         try:
             with zipfile.ZipFile(path) as archive:
-                archive.extractall(folder)
-        except (zipfile.BadZipFile, zlib.error) as error:
-            raise ValueError(f"{path} is damaged: {error}") from error
+                names = [name for name in archive.namelist() if name.endswith(".png")]
+                archive.extractall(folder, names)
+        # RuntimeError: encrypted; NotImplementedError: packed in an unusual way.
+        except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError) as error:
+            raise ValueError(f"{path} cannot be unpacked: {error}") from error
         yield Path(folder)
 
 

@@ -161,8 +161,8 @@ def _of_expressions(
 ) -> tuple[dict, list[dict]]:
     """Scores of the expressions with a target, then those of other subsets."""
     target = [e for e in expressions if not e.no_target]
-    if not target:
-        raise ValueError("none of the expressions has a target, so there is no J&F")
+    if not expressions:
+        raise ValueError("there is not one expression to score")
     if len(target) == len(expressions):
         primary, others = _of_subset(target, "all expressions"), []
     else:
@@ -181,6 +181,9 @@ def _of_expressions(
 
 
 def _of_subset(expressions: Sequence[ExpressionScore], name: str) -> dict:
+    if not expressions:  # none of a few videos' expressions has a target
+        nothing = dict.fromkeys(("J&F", "J", "F")) | {"convention": PER_EXPRESSION, "count": 0}
+        return nothing | {"subset": name}
     return summarise([e.scores for e in expressions], PER_EXPRESSION) | {"subset": name}
 
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from eval.benchmarks.base import decode_mask
 from eval.benchmarks.ref_sprites import RefSprites
-from eval.metrics.jf.core import sequence_scores
+from eval.conventions import per_expression
 from eval.report import (
     add_model_options,
     markdown_table,
@@ -127,7 +127,7 @@ def _score(row: dict, method: str, masks: Iterable) -> Answer:
             some = some or bool(mask.any())
             yield mask
 
-    scores = sequence_scores(watched(), _masks(row))
+    scores = per_expression(watched(), _masks(row))
     return Answer(
         video=row["video_id"],
         exp_id=row["exp_id"],

@@ -2,7 +2,9 @@
 
 import contextlib
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -65,7 +67,14 @@ def _interrupts_wait() -> Iterator[None]:
 
 
 def _start_worker() -> None:
-    """Ctrl-C reaches every process of a terminal: a worker ends silently, its parent tells."""
+    """Ctrl-C reaches every process of a terminal: a worker ends silently, its parent tells. And it
+    ends when its parent does, by `kill -9` too."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)

@@ -169,7 +169,8 @@ def make_ref_davis17(root: Path) -> Path:
 
 
 def make_mevis(root: Path, v2: bool = True) -> Path:
-    """All four splits, masks for train and valid_u; v2 has expressions without a target too."""
+    """All four splits, masks for train and valid_u, each version by its own file names; v2 has
+    expressions without a target too."""
     root = Path(root)
     for split in ("train", "valid_u", "valid", "test"):
         clips = CLIPS["mevis", split]
@@ -178,9 +179,14 @@ def make_mevis(root: Path, v2: bool = True) -> Path:
             videos = without_objects(videos)
         else:
             write_json(root / split / "mask_dict.json", masks)
-        name = "meta_expressions_release.json" if split == "test" else "meta_expressions.json"
-        write_json(root / split / name, {"videos": videos})
+        write_json(root / split / mevis_meta(split, v2), {"videos": videos})
     return root
+
+
+def mevis_meta(split: str, v2: bool = True) -> str:
+    """Name of the file of expressions in the release."""
+    release = split == "test" or (v2 and split == "valid")
+    return f"meta_expressions{'_v2' * v2}{'_release' * release}.json"
 
 
 def mevis_split(folder: Path, clips: tuple[Clip, ...], no_target: bool) -> tuple[dict, dict]:

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from eval import benchmark as command
+from eval import benchmark_run, prediction_writer
 from eval.benchmark_run import run_benchmark
 from eval.benchmarks import load_benchmark
 from eval.benchmarks.base import decode_mask
@@ -181,7 +182,7 @@ def test_a_video_nobody_asks_about_is_no_obstacle(roots, run, tmp_path):
     def add(meta):
         meta["videos"]["silent"] = meta["videos"][video] | {"expressions": {}}
 
-    trees.edit_json(root / "valid/meta_expressions.json", add)
+    trees.edit_json(root / "valid" / trees.mevis_meta("valid"), add)
     report = run(load_benchmark("mevis", root, "valid"), tmp_path / "out")
     assert [v["video_id"] for v in report["videos"]] == sorted([video, "silent"])
     with zipfile.ZipFile(tmp_path / "out" / "submission.zip") as archive:
@@ -241,6 +242,52 @@ def test_a_part_of_a_split_can_be_extended(roots, run, tmp_path):
     assert (tmp_path / "submission.zip").exists()
 
 
+def test_truth_may_come_after_the_masks(roots, loaded, tmp_path, monkeypatch):
+    root = roots["ref-youtube-vos"]
+    monkeypatch.setattr(cli, "load_model", lambda *_: loaded)
+    arguments = ["ref-youtube-vos", "--root", str(root), "--device", "cpu", "--workers", "1"]
+    arguments += ["--out", str(tmp_path)]
+    assert command.main(arguments) == 0
+    records = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "records").iterdir()}
+    assert json.loads((tmp_path / "report.json").read_text())["scores"] is None
+    assert command.main([*arguments, "--object-ids", str(root / "object_ids.json")]) == 0
+    assert json.loads((tmp_path / "report.json").read_text())["scores"]["count"] > 0
+    assert {p.name: p.stat().st_mtime_ns for p in (tmp_path / "records").iterdir()} == records
+
+
+def test_named_videos_of_a_damaged_split_make_no_zip(roots, loaded, tmp_path, monkeypatch, capsys):
+    root = tmp_path / "tree"
+    shutil.copytree(roots["ref-youtube-vos"], root)
+    whole = load_benchmark("ref-youtube-vos", root, "valid")
+    named, lost = whole.videos[:2]
+    shutil.rmtree(root / "valid" / "JPEGImages" / lost)
+    (tmp_path / "names").write_text(named)
+    monkeypatch.setattr(cli, "load_model", lambda *_: loaded)
+    arguments = ["ref-youtube-vos", "--root", str(root), "--split", "valid", "--device", "cpu"]
+    arguments += ["--out", str(tmp_path / "out")]
+    assert command.main(arguments) == 2
+    assert lost in capsys.readouterr().err
+    assert command.main([*arguments, "--videos", str(tmp_path / "names")]) == 0
+    assert f"1 of {len(whole.videos)} videos are done" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "submission.zip").exists()
+    shutil.rmtree(root)
+    shutil.copytree(roots["ref-youtube-vos"], root)
+    assert command.main(arguments) == 0  # the same run, now complete
+    assert (tmp_path / "out" / "submission.zip").exists()
+
+
+def test_a_video_half_written_by_a_living_process_is_left_to_it(sprites, run, tmp_path):
+    benchmark, undisturbed, _ = sprites
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    host = prediction_writer._HOST
+    living, dead = (out / ".partial" / f"{host}-{pid}.x" for pid in (os.getppid(), 2**22 + 1))
+    living.mkdir(parents=True)
+    dead.mkdir()
+    run(benchmark, out)
+    assert living.exists() and not dead.exists()
+
+
 def test_what_was_left_half_done_is_done_again(sprites, run, tmp_path):
     benchmark, undisturbed, _ = sprites
     out = tmp_path / "run"
@@ -258,7 +305,7 @@ def test_what_was_left_half_done_is_done_again(sprites, run, tmp_path):
     assert sorted(p.name for p in out.rglob(".*")) == [".lock"]
 
 
-def test_another_run_is_refused_and_replaced_on_demand(sprites, run, roots, tmp_path):
+def test_another_run_is_refused_and_replaced_on_demand(sprites, run, roots, tmp_path, monkeypatch):
     benchmark, undisturbed, _ = sprites
     out = tmp_path / "run"
     shutil.copytree(undisturbed, out)
@@ -270,6 +317,10 @@ def test_another_run_is_refused_and_replaced_on_demand(sprites, run, roots, tmp_
         run(benchmark, out, model_name=str(other))
     with pytest.raises(ValueError, match="key frames"):
         run(benchmark, out, key_frames=1)
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="torch .*, now 0.0"):
+        found = benchmark_run.versions() | {"torch": "0.0"}
+        patch.setattr(benchmark_run, "versions", lambda: found)
+        run(benchmark, out)
     mevis = load_benchmark("mevis", roots["mevis"], "valid_u")
     with pytest.raises(ValueError, match="benchmark ref-sprites, now mevis"):
         run(mevis, out)
@@ -396,4 +447,7 @@ def test_two_processes_are_as_one(sprites, roots, tmp_path):
     assert _files(tmp_path / "out" / "predictions") == _files(undisturbed / "predictions")
     merged = json.loads((tmp_path / "out" / "report.json").read_text())
     assert merged["scores"] == report["scores"]
+    folder = RunFolder(tmp_path / "out")
+    dealt = [folder.record(video)["process"] for video in benchmark.videos]
+    assert dealt == [n % 2 for n in range(len(dealt))]
     assert [v["video_id"] for v in merged["videos"]] == list(benchmark.videos)

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from eval.benchmarks import BENCHMARKS, load_benchmark, mevis
 from eval.benchmarks.base import COMMON, LayoutError, decode_mask, read_labels
+from eval.davis_tree import DavisTree
 from tests import benchmark_trees as trees
 from tests.benchmark_trees import CLIPS, SIZE, edit_json
 
@@ -33,6 +34,7 @@ SCORED = [
     ("mevis", "valid_u"),
     ("ref-sprites", "valid"),
 ]
+MEVIS = ("train", "valid_u", "valid", "test")
 SHIPPED = Path(__file__).parents[1] / "eval/data/ref_sprites"
 
 
@@ -115,7 +117,7 @@ def test_mapped_rows_follow_the_files_and_not_the_cache(tree, tmp_path, name, sp
     meta = {
         "ref-youtube-vos": "meta_expressions/train/meta_expressions.json",
         "ref-davis17": "davis_text_annotations/Davis17_annot1.txt",
-        "mevis": "valid_u/meta_expressions.json",
+        "mevis": "valid_u/meta_expressions_v2.json",
         "ref-sprites": "valid/meta_expressions.json",
     }[name]
     original = (root / meta).read_bytes()
@@ -142,6 +144,80 @@ def test_digest_is_of_the_content_not_of_the_place(pristine, tree, name, split):
     assert here.digest() == there.digest()
     fewer = load_benchmark(name, pristine[name], split, videos=[here.videos[0]])
     assert fewer.digest() != here.digest()
+
+
+@pytest.mark.parametrize(("name", "split"), SCORED)
+def test_digest_sees_the_size_of_frames(tree, name, split):
+    root = tree(name)
+    before = load_benchmark(name, root, split)
+    digest, inputs = before.digest(), before.input_digest()
+    Image.new("RGB", (32, 24)).save(before.rows(before.videos[1])[0]["frames"][0]["path"])
+    after = load_benchmark(name, root, split, check_frames=False)
+    assert after.digest() != digest and after.input_digest() == inputs
+
+
+@pytest.mark.parametrize(("name", "split"), SCORED)
+def test_inputs_are_known_without_a_look_at_frames(tree, name, split):
+    root = tree(name)
+    whole = load_benchmark(name, root, split)
+    part = load_benchmark(name, root, split, videos=whole.videos[:1])
+    assert part.split_videos == whole.videos and part.input_digest() == whole.input_digest()
+    for suffix in ("jpg", "png") if name != "ref-davis17" else ("png",):
+        for path in root.rglob(f"{whole.videos[1]}/*.{suffix}"):
+            path.unlink()
+    with pytest.raises(LayoutError, match="missing|hold"):
+        load_benchmark(name, root, split)
+    unchecked = load_benchmark(name, root, split, check_frames=False)
+    assert unchecked.videos == whole.videos
+    assert unchecked.input_digest() == whole.input_digest()
+    assert load_benchmark(name, root, split, videos=whole.videos[:1]).videos == whole.videos[:1]
+
+
+@pytest.mark.parametrize(("name", "split"), SCORED)
+def test_inputs_are_expressions_and_frames_and_not_the_truth(tree, name, split):
+    root = tree(name)
+    file, old, new = {
+        "ref-youtube-vos": (
+            "meta_expressions/train/meta_expressions.json",
+            *('"obj_id": "2"', '"obj_id": "1"'),
+        ),
+        "ref-davis17": ("davis_text_annotations/Davis17_annot1.txt", "", ""),
+        "mevis": ("valid_u/meta_expressions_v2.json", '"anno_id": [19]', '"anno_id": [18]'),
+        "ref-sprites": ("valid/meta_expressions.json", '"anno_id": [19]', '"anno_id": [18]'),
+    }[name]
+    options = {"annotations": "2017"} if name == "ref-davis17" else {}
+    text = (root / file).read_text()
+
+    def digests(content, **options):
+        (root / file).write_text(content)
+        benchmark = load_benchmark(name, root, split, **options)
+        return benchmark.digest(), benchmark.input_digest()
+
+    before, truth = digests(text), digests(text.replace(old, new), **options)
+    assert truth[0] != before[0] and truth[1] == before[1]
+    worded = digests(text.replace("red square", "pale cube"))
+    assert worded[1] != before[1]
+
+
+def test_inputs_do_not_depend_on_known_objects(pristine):
+    root = pristine["ref-youtube-vos"]
+    with_truth = load_benchmark(
+        "ref-youtube-vos", root, "valid", object_ids=root / "object_ids.json"
+    )
+    plain = load_benchmark("ref-youtube-vos", root, "valid")
+    assert plain.input_digest() == with_truth.input_digest()
+    assert plain.digest() != with_truth.digest()
+
+
+def test_davis_trees_ignore_what_file_managers_leave(tree):
+    root = tree("ref-davis17") / "DAVIS"
+    labels = root / "Annotations_unsupervised/480p"
+    before = DavisTree(root, "all", "unsupervised").label_maps("blocks")
+    (labels / "blocks/._00000.png").touch()
+    (labels / ".thumbnails").mkdir()
+    davis = DavisTree(root, "all", "unsupervised")
+    assert davis.label_maps("blocks") == before
+    assert davis.videos == ("blocks", "classic-car", "shapes")
 
 
 def test_rows_do_not_depend_on_the_working_directory(pristine, tmp_path, monkeypatch):
@@ -201,7 +277,7 @@ def test_missing_frames_and_folders_are_counted(tree, name, split):
 @pytest.mark.parametrize("bad", ["", ".", "..", "../x", "a/b", "/x", "a\\b", "c:"])
 def test_names_never_lead_out_of_their_folder(tree, bad):
     metas = {
-        "mevis": ("valid_u", "valid_u/meta_expressions.json"),
+        "mevis": ("valid_u", "valid_u/meta_expressions_v2.json"),
         "ref-youtube-vos": ("train", "meta_expressions/train/meta_expressions.json"),
     }
     for name, (split, meta) in metas.items():
@@ -233,14 +309,15 @@ def test_names_never_lead_out_of_their_folder(tree, bad):
         lambda m: next(iter(m["videos"].values())).update(frames=["00000", "00000"]),
         lambda m: next(iter(m["videos"].values())).update(expressions=["a dog"]),
         lambda m: next(iter(m["videos"].values()))["expressions"].update({"0": {"exp": None}}),
+        lambda m: next(iter(m["videos"].values()))["expressions"].update({"0": {"exp": " \t"}}),
     ],
 )
 def test_files_of_another_schema_are_layout_errors(tree, change):
     root = tree("mevis")
-    edit_json(root / "valid_u/meta_expressions.json", change)
-    with pytest.raises(LayoutError, match="meta_expressions.json"):
+    edit_json(root / "valid_u/meta_expressions_v2.json", change)
+    with pytest.raises(LayoutError, match="meta_expressions_v2.json"):
         load_benchmark("mevis", root, "valid_u")
-    (root / "valid_u/meta_expressions.json").write_text("{")
+    (root / "valid_u/meta_expressions_v2.json").write_text("{")
     with pytest.raises(LayoutError, match="is not JSON"):
         load_benchmark("mevis", root, "valid_u")
 
@@ -577,7 +654,7 @@ def test_davis_masks_must_cover_all_frames(tree):
     frames = root / "DAVIS/JPEGImages/480p/blocks"
     for frame in frames.iterdir():
         frame.unlink()
-    with pytest.raises(LayoutError, match=r"1 missing: .*blocks/00000\.jpg"):
+    with pytest.raises(LayoutError, match=r"5 missing: .*blocks/00000\.jpg"):
         _davis(root, annotations="2017")
     frames.rmdir()
     with pytest.raises(LayoutError, match=r"1 missing: DAVIS/JPEGImages/480p/blocks/;"):
@@ -591,8 +668,30 @@ def test_davis_digest_sees_frames_come_and_go(tree):
     (frames / "._00000.jpg").touch()
     assert _davis(root).digest() == before
     (frames / "00004.jpg").unlink()
+    with pytest.raises(LayoutError, match=r"1 missing: .*JPEGImages/480p/blocks/00004\.jpg"):
+        _davis(root)  # the label map is still there
+    (root / "DAVIS/Annotations_unsupervised/480p/blocks/00004.png").unlink()
     assert _davis(root).digest() != before
     assert len(_davis(root).rows("blocks")[0]["frames"]) == 4
+
+
+def test_davis_suffixes_in_capitals_are_not_overlooked(tree):
+    root = tree("ref-davis17")
+    masks = root / "DAVIS/Annotations_unsupervised/480p/blocks"
+    for path in masks.iterdir():
+        path.unlink()
+    frames = root / "DAVIS/JPEGImages/480p/blocks"
+    for path in list(frames.iterdir()):
+        path.rename(path.with_suffix(".JPG"))
+    with pytest.raises(LayoutError, match=r"10 missing: .*blocks/00000\.jpg"):
+        _davis(root)
+
+
+def test_davis_texts_are_not_blank(tree):
+    root = tree("ref-davis17")
+    _lines(root, 0, lambda ls: [ls[0], 'blocks 2 " "', *ls[1:]])
+    with pytest.raises(LayoutError, match="line 2: expression of blocks 2 has no text"):
+        _davis(root)
 
 
 # MeViS
@@ -639,14 +738,79 @@ def test_mevis_version_1_has_no_expression_without_target(tmp_path):
     assert all(row["obj_ids"] for row in _rows(benchmark))
 
 
-def test_mevis_test_has_either_name(tree):
+@pytest.mark.parametrize(
+    ("split", "version", "name"),
+    [
+        *((s, v, f"meta_expressions{m}.json") for s in MEVIS for v, m in ((1, ""), (2, "_v2"))),
+        ("valid", 1, "meta_expressions_release.json"),
+        ("valid", 2, "meta_expressions_v2_release.json"),
+        ("test", 1, "meta_expressions_release.json"),
+        ("test", 2, "meta_expressions_v2_release.json"),
+    ],
+)
+def test_mevis_expressions_have_several_names(tree, split, version, name):
     root = tree("mevis")
-    rows = _rows(_mevis(root, "test"))
-    (root / "test/meta_expressions_release.json").rename(root / "test/meta_expressions.json")
-    assert _rows(_mevis(root, "test")) == rows
-    (root / "test/meta_expressions.json").unlink()
-    with pytest.raises(LayoutError, match="missing test/meta_expressions_release.json"):
-        _mevis(root, "test")
+    rows = _rows(_mevis(root, split))
+    (root / split / trees.mevis_meta(split)).rename(root / split / name)
+    for given in (None, version):
+        benchmark = _mevis(root, split, version=given)
+        assert benchmark.version == version and _rows(benchmark) == rows
+    with pytest.raises(LayoutError, match=f"missing {split}/meta_expressions"):
+        _mevis(root, split, version=3 - version)
+    (root / split / name).unlink()
+    with pytest.raises(LayoutError, match=f"missing {split}/meta_expressions_v2"):
+        _mevis(root, split)
+
+
+@pytest.mark.parametrize("split", MEVIS)
+def test_mevis_versions_side_by_side_have_to_be_chosen(tree, tmp_path, split):
+    root, older = tree("mevis"), trees.make_mevis(tmp_path / "older", v2=False)
+    second, first = (_mevis(r, split) for r in (root, older))
+    assert (first.version, second.version) == (1, 2)
+    name = trees.mevis_meta(split, v2=False)
+    shutil.copy(older / split / name, root / split / name)
+    both = f"{trees.mevis_meta(split)} and {name}; choose one by `version`"
+    with pytest.raises(LayoutError, match=both):
+        _mevis(root, split)
+    for version, alone in ((1, first), (2, second)):
+        chosen = _mevis(root, split, version=version)
+        texts = [row["expression"] for row in _rows(chosen)]
+        assert texts == [row["expression"] for row in _rows(alone)]
+        assert chosen.digest() == alone.digest()
+    assert first.digest() != second.digest()
+    with pytest.raises(ValueError, match="no version 3"):
+        _mevis(root, split, version=3)
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_mevis_minus_one_is_unknown(tree, split):
+    root = tree("mevis")
+
+    def hide(meta):
+        for video in meta["videos"].values():
+            for entry in video["expressions"].values():
+                entry |= {"obj_id": [-1], "anno_id": [-1]}
+
+    edit_json(root / split / trees.mevis_meta(split), hide)
+    assert all(row["obj_ids"] is None for row in _rows(_mevis(root, split)))
+
+
+def test_mevis_masks_that_end_early_are_named(tree):
+    root = tree("mevis")
+
+    def cut(masks):
+        for rle in masks["18"][0], masks["18"][4]:
+            rle["counts"] = rle["counts"][: len(rle["counts"]) // 2]
+
+    edit_json(root / "valid_u/mask_dict.json", cut)
+    rows = _by_exp(_mevis(root), "1bc5b0f80c57")
+    for exp_id, t, whose in (
+        ("0", 0, "object 18 in frame 00000 of video 1bc5b0f80c57"),
+        ("10", 4, "one of the objects 18, 19, 20 in frame 00004"),  # the disk has left by then
+    ):
+        with pytest.raises(ValueError, match=f"mask of {whose}"):
+            decode_mask(rows[exp_id], t)
+        assert decode_mask(rows[exp_id], 1).any()
 
 
 def test_mevis_masks_follow_the_frames_as_listed(tree):
@@ -659,7 +823,7 @@ def test_mevis_masks_follow_the_frames_as_listed(tree):
     def frames(meta):
         meta["videos"][clip.name]["frames"] = [clip.frames[t] for t in order]
 
-    edit_json(root / "valid_u/meta_expressions.json", frames)
+    edit_json(root / "valid_u/meta_expressions_v2.json", frames)
     edit_json(
         root / "valid_u/mask_dict.json",
         lambda masks: masks.update({i: [masks[i][t] for t in order] for i in ids}),
@@ -715,7 +879,7 @@ def test_mevis_mapped_rows_follow_the_masks_too(tree, tmp_path):
 @pytest.mark.parametrize("split", ["train", "valid_u"])
 def test_mevis_is_incomplete_without_masks(tree, split):
     root = tree("mevis")
-    meta = root / split / "meta_expressions.json"
+    meta = root / split / "meta_expressions_v2.json"
     video = next(iter(json.loads(meta.read_text())["videos"]))
     edit_json(meta, lambda m: m["videos"][video]["expressions"]["0"].pop("anno_id"))
     with pytest.raises(LayoutError, match=f"no anno_id of expression {video}/0"):

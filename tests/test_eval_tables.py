@@ -296,6 +296,13 @@ def test_model_digest_follows_the_files(tmp_path):
     assert report.model_digest(tmp_path) == first
     (tmp_path / "config.json").write_text("{ }")
     assert report.model_digest(tmp_path) != first
+    second = report.model_digest(tmp_path)
+    (tmp_path / "README.md").write_text("words")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "report.json").write_text("{}")  # what `--out MODEL/results` makes
+    assert report.model_digest(tmp_path) == second
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    assert report.model_digest(tmp_path) != second
     assert report.model_digest("some/name") != report.model_digest("other/name")
 
 
@@ -338,6 +345,8 @@ def test_failed_writing_leaves_the_old_file_alone(tmp_path):
     report.write_json(path, {"a": 1})
     with pytest.raises(ValueError):
         report.write_json(path, {"a": float("nan")})
+    with pytest.raises(UnicodeEncodeError):  # in the middle of writing
+        report.write_text(path, "x" * 10**6 + "\ud800")
     assert json.loads(path.read_text()) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
 

@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
+from eval import scoring
 from eval.benchmarks import load_benchmark
 from eval.benchmarks.base import decode_mask
 from eval.conventions import DAVIS_SEMI, DAVIS_UNSUPERVISED, PER_EXPRESSION
@@ -354,6 +357,23 @@ def test_no_target(cases, edited):
     assert flags[something["video_id"], something["exp_id"]] == (False, True)
 
 
+def test_only_expressions_without_a_target(cases):
+    case = cases("mevis")
+    result = score_predictions(case.benchmark, case.truth)
+    nothing = [e for e in result.expressions if e.no_target]
+    scores, others = scoring._of_expressions(nothing, "mevis")
+    assert (scores["J&F"], scores["count"], scores["N-acc"], scores["Final"]) == (None, 0, 1, None)
+    assert others[0]["J&F"] == 1.0
+    assert "100.0" in format_scores(scores | {"others": others})
+
+
+def test_empty_truth_is_told(cases, monkeypatch):
+    case, told = cases("mevis"), []
+    monkeypatch.setattr(type(case.benchmark), "warn_empty", lambda self: told.append(self))
+    score_predictions(case.benchmark, case.truth)
+    assert told == [case.benchmark]
+
+
 # What is wrong with a folder is said in one line.
 
 
@@ -499,7 +519,7 @@ def test_annotations_folder_and_zip(cases, tmp_path, capsys):
     content[content.index(b"00000.png") + 40] ^= 255  # in the middle of its data
     archive.write_bytes(content)
     line = one_error(capsys, case.command(archive))
-    assert str(archive) in line and "damaged" in line
+    assert str(archive) in line and "cannot be unpacked" in line
 
 
 @pytest.mark.parametrize("top", ["", "valid"])
@@ -613,6 +633,42 @@ def test_interrupted_worker_ends_without_a_word():
     workers = map_in_order(signal.getsignal, [signal.SIGINT] * 2, workers=2)
     assert list(workers) == [signal.SIG_DFL] * 2
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_workers_end_with_a_killed_parent(tmp_path):
+    code = (
+        "import time\n"
+        "from eval.worker_pool import map_in_order\n"
+        "if __name__ == '__main__':\n"
+        "    results = map_in_order(time.sleep, [0, 0, 600, 600], workers=2)\n"
+        "    next(results), next(results)\n"
+        "    import multiprocessing\n"
+        "    print(*[p.pid for p in multiprocessing.active_children()], flush=True)\n"
+        "    next(results)\n"
+    )
+    (tmp_path / "parent.py").write_text(code)
+    parent = subprocess.Popen(
+        [sys.executable, str(tmp_path / "parent.py")],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    workers = [int(pid) for pid in parent.stdout.readline().split()]
+    assert len(workers) == 2 and all(_runs(pid) for pid in workers)
+    parent.kill()
+    parent.wait()
+    end = time.monotonic() + 20
+    while any(map(_runs, workers)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not any(map(_runs, workers))
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process is there and not merely waiting to be buried."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_closed_pool_leaves_nothing_running():

@@ -23,7 +23,8 @@ from datasets import (
 )
 from datasets.exceptions import DatasetGenerationError
 from PIL import Image as PILImage
-from pycocotools import mask as coco_mask
+
+from eval.metrics.jf.rle import checked_rle, decode
 
 from .tree import (  # noqa: F401  also for those who read other trees
     LayoutError,
@@ -60,14 +61,18 @@ MASK_RLES = {"mask_rles": List(List(RLE))}  # T lists; None where not published
 class Benchmark:
     """One split of a benchmark.
 
-    A subclass sets the class attributes, fills `videos` and implements `has_truth`, `rows` and
-    `_meta_files`. Instances are pickled into data loader workers, so they stay small: large files
-    are read where they are needed, through a cache of the process.
+    A subclass sets the class attributes and `_frames`, fills `videos` and `split_videos` by `_keep`
+    and implements `has_truth`, `rows`, `_inputs` and `_meta_files`. Instances are pickled into data
+    loader workers, so they stay small: large files are read where they are needed, through a cache
+    of the process.
 
     Args:
         root: Folder of the benchmark.
         split: One of `splits`.
         videos: Names of the videos to keep; all of the split if None.
+
+    Every subclass also takes `check_frames`: if False, nothing looks whether frames and label maps
+    are there, which suits who only wants to know `videos` or `input_digest()`.
 
     Raises:
         LayoutError: The tree is incomplete, or its files do not follow the layout.
@@ -79,6 +84,7 @@ class Benchmark:
     splits: tuple[str, ...]  # () = whatever is there
     released: Mapping[str, int] = {}  # split -> videos in the real release, where that is known
     features: Features
+    _frames: Path  # folder of <video>/<frame>.jpg
 
     def __init__(self, root: str | Path, split: str, videos: Sequence[str] | None = None):
         if self.splits and split not in self.splits:
@@ -86,6 +92,7 @@ class Benchmark:
         # Absolute, since rows are kept and must hold in another working directory too.
         self.root, self.split = Path(root).absolute(), split
         self.videos: tuple[str, ...] = ()  # names, in the order they are run
+        self.split_videos: tuple[str, ...] = ()  # those of the whole split
 
     @property
     def has_truth(self) -> bool:
@@ -94,6 +101,11 @@ class Benchmark:
 
     def rows(self, video: str) -> list[dict]:
         """One dict per expression of the video, with the keys of `features`."""
+        raise NotImplementedError
+
+    def _inputs(self, video: str) -> tuple[list[str], dict[str, str]]:
+        """Names of the frames in temporal order, and exp_id -> expression; of any video of the
+        split, and without a look at its frames where a file lists them."""
         raise NotImplementedError
 
     def _meta_files(self) -> list[Path]:
@@ -111,6 +123,7 @@ class Benchmark:
             ValueError: Some of them are not in the split, or none is left.
         """
         names = set(names)
+        self.split_videos = tuple(sorted(names))
         kept = names if wanted is None else set(wanted)
         if unknown := sorted(kept - names):
             raise ValueError(f"{self.title} {self.split} has no video {few(unknown)}")
@@ -153,6 +166,7 @@ class Benchmark:
             "split": self.split,
             "videos": self.videos,
             "options": self._options(),
+            "sizes": [self._first_size(video) for video in self.videos],
         }
         sha = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for path in self._meta_files():
@@ -162,6 +176,24 @@ class Benchmark:
                     part.update(block)
             sha.update(part.digest())
         return sha.hexdigest()
+
+    def input_digest(self) -> str:
+        """SHA-256 (hex) of all that predictions of the split depend on, besides the pixels.
+
+        That is names, frame names and expressions of the whole split, whichever `videos` are kept;
+        not masks, and not which objects an expression is about.
+        """
+        videos = {video: self._inputs(video) for video in self.split_videos}
+        facts = {"name": self.name, "split": self.split, "videos": videos}
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def _first_size(self, video: str) -> tuple[int, int] | None:
+        """(H, W) of the first frame; None where it cannot be read."""
+        names, _ = self._inputs(video)
+        try:
+            return image_size(self._frames / video / f"{names[0]}.jpg") if names else None
+        except OSError:
+            return None
 
     def dataset(self, cache_dir: str | Path | None = None) -> Dataset:
         """All rows, on disk in the `datasets` cache, memory-mapped.
@@ -203,13 +235,16 @@ def decode_mask(row: dict, t: int) -> np.ndarray:
     """Ground truth of one row at frame `t`: (H, W) bool, the union of the objects referred to.
 
     Raises:
-        ValueError: The row has no masks, or the mask is not of the row's size.
+        ValueError: The row has no masks, or one is damaged or not of the row's size.
     """
     size = (row["height"], row["width"])
     mask = np.zeros(size, dtype=bool)
     if row.get("mask_rles") is not None:
-        for rle in row["mask_rles"][t]:
-            mask |= coco_mask.decode(rle).astype(bool)
+        for i, rle in enumerate(row["mask_rles"][t]):
+            rle = checked_rle(rle, f"the mask of {_owner(row, t, i)}")
+            if rle["size"] != list(size):
+                raise ValueError(f"the mask of {_owner(row, t, i)} is {rle['size']}, not {size}")
+            mask |= decode(rle)
         return mask
     if row.get("mask_images") is None:
         raise ValueError(f"the masks of video {row['video_id']} are not published")
@@ -219,6 +254,16 @@ def decode_mask(row: dict, t: int) -> np.ndarray:
     for obj_id in row["obj_ids"]:
         mask |= labels == obj_id
     return mask
+
+
+def _owner(row: dict, t: int, i: int) -> str:
+    """Whose the `i`-th RLE of frame `t` is, for a message."""
+    objects, rles = row["obj_ids"] or [], row["mask_rles"][t]
+    if len(objects) == len(rles):
+        of = f"object {objects[i]}"
+    else:  # those that are not in the frame have no RLE
+        of = f"one of the objects {', '.join(map(str, objects))}"
+    return f"{of} in frame {row['frame_names'][t]} of video {row['video_id']}"
 
 
 @cached_by_file(maxsize=4)  # the expressions of a video share its label maps

@@ -7,7 +7,7 @@ Whatever else a video or an expression holds is the benchmark's own.
 
 from pathlib import Path
 
-from .tree import LayoutError, cached_by_file, checked_name, read_json
+from .tree import LayoutError, by_number, cached_by_file, checked_name, read_json
 
 
 @cached_by_file(maxsize=8)
@@ -29,6 +29,13 @@ def read_videos(path: Path) -> dict[str, dict]:
     return videos
 
 
+def read_inputs(path: Path, video: str) -> tuple[list[str], dict[str, str]]:
+    """Names of the video's frames in temporal order, and exp_id -> expression."""
+    entry = read_videos(path)[video]
+    texts = {exp_id: e["exp"] for exp_id, e in entry["expressions"].items()}
+    return by_number(entry["frames"]), texts
+
+
 def _check_video(video: dict, where: str) -> None:
     if "objects" in video and "expressions" not in video:
         raise LayoutError(
@@ -43,5 +50,5 @@ def _check_video(video: dict, where: str) -> None:
     if len(set(frames)) < len(frames):
         raise LayoutError(f"{where} lists a frame twice")
     for exp_id, entry in expressions.items():
-        if not isinstance(entry["exp"], str):
+        if not isinstance(entry["exp"], str) or not entry["exp"].strip():
             raise LayoutError(f"{where}: expression {exp_id} has no text")

@@ -1,10 +1,13 @@
 """MeViS (Ding et al. 2023, 2025), versions 1 and 2, from its unzipped archives:
 
     ROOT/<split>/JPEGImages/<video>/<frame>.jpg
-    ROOT/<split>/meta_expressions.json      of test also named meta_expressions_release.json
+    ROOT/<split>/meta_expressions.json      version 1
+    ROOT/<split>/meta_expressions_v2.json   version 2
     ROOT/<split>/mask_dict.json             train and valid_u: object -> one RLE or null per frame
 
-An expression may refer to several objects, whose union is its mask, or, in version 2, to none.
+For valid and test the names of the expressions may end in `_release.json` instead, and do in the
+release of version 2. An expression may refer to several objects, whose union is its mask, or, in
+version 2, to none.
 """
 
 from collections.abc import Sequence
@@ -13,17 +16,22 @@ from pathlib import Path
 from datasets import Features
 
 from .base import COMMON, MASK_RLES, Benchmark, frame_columns
-from .meta_expressions import read_videos
+from .meta_expressions import read_inputs, read_videos
 from .tree import LayoutError, by_number, cached_by_file, check_files, few, read_json, require
 
 
 class MeViS(Benchmark):
     """One split of MeViS. The `obj_ids` of a row are the `anno_id`s, the keys of mask_dict.json.
 
+    For training prefer `dataset()`, which is memory-mapped, to `stream()` with many workers: each
+    process that makes rows parses mask_dict.json, which takes about 1.5 times its size in memory.
+
     Args:
         root: Folder of the splits.
         split: "train", "valid_u", "valid" or "test".
         videos: Names of the videos to keep; all of the split if None.
+        version: 1 or 2, where the expressions of both are there; the one that is there if None.
+        check_frames: Whether to check that all frames are there.
 
     Raises:
         LayoutError: The tree is incomplete, or its files do not follow the layout.
@@ -37,26 +45,28 @@ class MeViS(Benchmark):
     unmasked = ("valid", "test")  # splits whose masks are not published
     features = Features(COMMON | MASK_RLES)
 
-    def __init__(self, root: str | Path, split: str, videos: Sequence[str] | None = None):
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        videos: Sequence[str] | None = None,
+        version: int | None = None,
+        check_frames: bool = True,
+    ):
         super().__init__(root, split)
         folder = self.root / split
         self._frames, self._masks = folder / "JPEGImages", folder / "mask_dict.json"
-        self._meta = folder / "meta_expressions.json"
-        release = folder / "meta_expressions_release.json"
-        if split == "test" and (release.exists() or not self._meta.exists()):
-            self._meta = release
-        expected = [self._meta, self._frames]
+        self._meta, self.version = self._find_meta(folder, version)
+        expected = [self._meta] + ([self._frames] if check_frames else [])
         if split not in self.unmasked:
             expected.append(self._masks)
         require(self.root, self.title, expected)
         entries = read_videos(self._meta)
         self.videos = self._keep(entries, videos)
         self._has_truth = self._masks.exists() and self._check_targets()
-        check_files(
-            self.root,
-            self.title,
-            {self._frames / v: [f"{n}.jpg" for n in entries[v]["frames"]] for v in self.videos},
-        )
+        if check_frames:
+            frames = {v: [f"{n}.jpg" for n in entries[v]["frames"]] for v in self.videos}
+            check_files(self.root, self.title, {self._frames / v: frames[v] for v in frames})
 
     @property
     def has_truth(self) -> bool:
@@ -97,6 +107,36 @@ class MeViS(Benchmark):
     def _facts(self, video: dict, expression: dict) -> dict:
         """Columns of the benchmark's own, from the entries of the JSON file."""
         return {}
+
+    def _meta_names(self) -> dict[int | None, list[str]]:
+        """Version -> names of its file of expressions; the first that is there counts."""
+        ends = ["_release.json", ".json"] if self.split in self.unmasked else [".json"]
+        return {v: [f"meta_expressions{m}{e}" for e in ends] for v, m in ((2, "_v2"), (1, ""))}
+
+    def _find_meta(self, folder: Path, version: int | None) -> tuple[Path, int | None]:
+        """The file of expressions, which need not exist, and its version."""
+        names = self._meta_names()
+        if version is not None:
+            if version not in names:
+                raise ValueError(f"{self.title} has no version {version!r}, only 1 and 2")
+            names = {version: names[version]}
+        found = {}
+        for number, options in names.items():
+            if there := [folder / name for name in options if (folder / name).exists()]:
+                found[number] = there[0]
+        if len(found) > 1:
+            raise LayoutError(
+                f"{folder} has several versions, {' and '.join(p.name for p in found.values())}; "
+                "choose one by `version` (--mevis-version 1 or 2)"
+            )
+        number, options = next(iter(names.items()))
+        return next(((p, n) for n, p in found.items()), (folder / options[0], number))
+
+    def _inputs(self, video: str) -> tuple[list[str], dict[str, str]]:
+        return read_inputs(self._meta, video)
+
+    def _options(self) -> dict:
+        return {"version": self.version}
 
     def _meta_files(self) -> list[Path]:
         return [self._meta, self._masks] if self.has_truth else [self._meta]
@@ -147,7 +187,8 @@ def _targets(expression: dict, where: str) -> list[int] | None:
         return None
     try:
         if isinstance(ids, list):
-            return [int(i) for i in ids]
+            ids = [int(i) for i in ids]
+            return None if -1 in ids else ids  # as published without them
     except (TypeError, ValueError):
         pass
     raise LayoutError(f"{where} has anno_id {ids!r}, which is no list of numbers")

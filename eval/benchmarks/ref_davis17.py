@@ -39,12 +39,16 @@ _LINE = re.compile(r"(\S+)\s+(\d+)\s+(\S.*)")
 class RefDAVIS17(Benchmark):
     """One split of Ref-DAVIS17; each expression refers to one object.
 
+    A text about an object that the annotations lack has an empty truth in every frame. Loading says
+    nothing of it; `warn_empty()` does, and scorer and runner call it.
+
     Args:
         root: Folder as above.
         split: "train" or "valid"; "val" is the same as "valid".
         videos: Names of the videos to keep; all of the split if None.
         annotations: "unsupervised" for the masks of 2019, which published results are measured
             on, or "2017" for those the texts were written for. Some objects differ.
+        check_frames: Whether to check that every frame has a label map, and the reverse.
 
     Raises:
         LayoutError: The tree is incomplete, or its files do not follow the layout.
@@ -70,6 +74,7 @@ class RefDAVIS17(Benchmark):
         split: str,
         videos: Sequence[str] | None = None,
         annotations: str = "unsupervised",
+        check_frames: bool = True,
     ):
         super().__init__(root, "valid" if split == "val" else split)
         if annotations not in FOLDERS:
@@ -89,9 +94,10 @@ class RefDAVIS17(Benchmark):
         )
         listed = {part: _read_set(path) for part, path in self._sets.items()}
         self.videos = self._keep(listed[self.split], videos)
-        # Video -> object -> the text of each annotator, or None.
+        # Video of the split -> object -> the text of each annotator, or None.
         self._slots = self._read_texts(set().union(*listed.values()))
-        self._check_files()
+        if check_frames:
+            self._check_files()
 
     @property
     def has_truth(self) -> bool:
@@ -108,16 +114,27 @@ class RefDAVIS17(Benchmark):
         return [
             common
             | {
-                "exp_id": str(len(TEXTS) * k + annotator),
+                "exp_id": exp_id,
                 "expression": text,
                 "obj_ids": [obj_id],
                 "annotator": annotator,
                 "style": TEXTS[annotator][1],
             }
+            for exp_id, obj_id, annotator, text in self._expressions(video)
+        ]
+
+    def _expressions(self, video: str) -> list[tuple[str, int, int, str]]:
+        """(exp_id, object, annotator, text) of each, in the order of their numbers."""
+        return [
+            (str(len(TEXTS) * k + annotator), obj_id, annotator, text)
             for k, (obj_id, texts) in enumerate(sorted(self._slots[video].items()))
             for annotator, text in enumerate(texts)
             if text is not None
         ]
+
+    def _inputs(self, video: str) -> tuple[list[str], dict[str, str]]:
+        texts = {exp_id: text for exp_id, _, _, text in self._expressions(video)}
+        return self._frame_names(video), texts
 
     def _meta_files(self) -> list[Path]:
         return [self._sets[self.split], *self._texts]
@@ -128,12 +145,10 @@ class RefDAVIS17(Benchmark):
         return {"annotations": self._annotations, "frames": frames}
 
     def _frame_names(self, video: str) -> list[str]:
-        folder = self._frames / video
-        found = folder.iterdir() if folder.is_dir() else ()
-        return sorted(p.stem for p in found if p.suffix == ".jpg" and p.name[0] != ".")
+        return sorted(_stems(self._frames / video, ".jpg"))
 
     def _read_texts(self, listed: set[str]) -> dict[str, dict[int, list[str | None]]]:
-        slots = {video: {} for video in self.videos}
+        slots = {video: {} for video in self.split_videos}
         unknown, repeated = set(), []
         for annotator, path in enumerate(self._texts):
             for video, obj_id, text in _read_text(path):
@@ -148,11 +163,12 @@ class RefDAVIS17(Benchmark):
         absent = [
             f"{video} {obj_id} in {TEXTS[annotator][0]}"
             for video, objects in slots.items()
+            if video in self.videos
             for obj_id, texts in sorted(objects.items())
             for annotator, text in enumerate(texts)
             if text is None
         ]
-        if silent := [video for video, objects in slots.items() if not objects]:
+        if silent := [video for video in self.videos if not slots[video]]:
             raise LayoutError(f"the texts below {self._texts[0].parent} leave out {few(silent)}")
         if unknown:
             logger.warning("%s: texts about unlisted videos: %s", self.title, few(sorted(unknown)))
@@ -163,12 +179,22 @@ class RefDAVIS17(Benchmark):
         return slots
 
     def _check_files(self) -> None:
-        names = {video: self._frame_names(video) for video in self.videos}
-        # A folder without a single JPEG lacks its first frame.
-        frames = {self._frames / v: [f"{n}.jpg" for n in names[v] or ["00000"]] for v in names}
-        masks = {self._masks / v: [f"{n}.png" for n in names[v]] for v in names}
+        frames, masks = {}, {}
+        for video in self.videos:
+            folders = (self._frames / video, self._masks / video)
+            # No file lists the frames, but each has a label map, so one of the two tells what the
+            # other lacks. Where both have nothing, the first frame is missing.
+            names = _stems(folders[0], ".jpg") | _stems(folders[1], ".png") or {"00000"}
+            frames[folders[0]] = [f"{name}.jpg" for name in sorted(names)]
+            masks[folders[1]] = [f"{name}.png" for name in sorted(names)]
         remedy = "if a conversion has moved these folders, unzip the archive of DAVIS again"
         check_files(self.root, self.title, frames | masks, remedy)
+
+
+def _stems(folder: Path, suffix: str) -> set[str]:
+    """Names of the images in a folder, also of those whose suffix is in capitals."""
+    found = folder.iterdir() if folder.is_dir() else ()
+    return {p.stem for p in found if p.suffix.lower() == suffix and p.name[0] != "."}
 
 
 def _read_set(path: Path) -> list[str]:
@@ -194,5 +220,7 @@ def _read_text(path: Path) -> list[tuple[str, int, str]]:
             raise LayoutError(f'{path}, line {number} is not <video> <object> "<expression>"')
         video, obj_id, expression = match.groups()
         expression = expression.removeprefix('"').removesuffix('"')
+        if not expression.strip():
+            raise LayoutError(f"{path}, line {number}: expression of {video} {obj_id} has no text")
         entries.append((MISSPELT.get(video, video), int(obj_id), expression))
     return entries

@@ -26,6 +26,7 @@ class RefSprites(MeViS):
         root: Folder of the splits.
         split: Name of a split; "valid" ships.
         videos: Names of the videos to keep; all of the split if None.
+        check_frames: Whether to check frames, masks and what is said about them.
 
     Raises:
         LayoutError: Something is missing or contradictory.
@@ -49,9 +50,15 @@ class RefSprites(MeViS):
         }
     )
 
-    def __init__(self, root: str | Path, split: str, videos: Sequence[str] | None = None):
-        super().__init__(root, checked_name(split, "split"), videos)
-        for video in self.videos:
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        videos: Sequence[str] | None = None,
+        check_frames: bool = True,
+    ):
+        super().__init__(root, checked_name(split, "split"), videos, check_frames=check_frames)
+        for video in self.videos if check_frames else ():
             entry = read_videos(self._meta)[video]
             try:
                 self._check_video(video, entry)
@@ -70,6 +77,12 @@ class RefSprites(MeViS):
         size = (entry["height"], entry["width"])
         ids = [int(o["anno_id"]) for o in entry["objects"]]
         return {anno_id: self._object_rles(video, anno_id, size) for anno_id in ids}
+
+    def _meta_names(self) -> dict[int | None, list[str]]:
+        return {None: ["meta_expressions.json"]}
+
+    def _options(self) -> dict:
+        return {}
 
     def _facts(self, video: dict, expression: dict) -> dict:
         of_expression = {key: expression[key] for key in ("kind", "noun", "art")}

@@ -17,7 +17,7 @@ from pathlib import Path
 from datasets import Features
 
 from .base import COMMON, MASK_IMAGES, Benchmark, frame_columns, image_columns
-from .meta_expressions import read_videos
+from .meta_expressions import read_inputs, read_videos
 from .tree import LayoutError, by_number, cached_by_file, check_files, few, read_json, require
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,7 @@ class RefYouTubeVOS(Benchmark):
             meta_expressions.json, for a split whose own file does not tell.
         masks: Folder `<video>/<frame>.png` of label maps; `ROOT/<split>/Annotations` if None. Read
             only where the object ids are known: without them a mask says nothing about a sentence.
+        check_frames: Whether to check that all frames and label maps are there.
 
     Raises:
         LayoutError: The tree is incomplete, or its files do not follow the layout.
@@ -53,21 +54,24 @@ class RefYouTubeVOS(Benchmark):
         videos: Sequence[str] | None = None,
         object_ids: str | Path | None = None,
         masks: str | Path | None = None,
+        check_frames: bool = True,
     ):
         super().__init__(root, split)
+        self._frames = self.root / split / "JPEGImages"
         self._object_ids = None if object_ids is None else Path(object_ids).absolute()
         self._meta = self._meta_file(split)
         # Who names the videos need not have the file that tells valid from test.
         self._others = self._meta_file("test") if split == "valid" else None
         if self._others and videos is not None and not self._others.exists():
             self._others = None
-        self._require()
+        self._require([self._frames] if check_frames else [])
         names = set(read_videos(self._meta))
         if self._others:
             names -= set(read_videos(self._others))
         self.videos = self._keep(names, videos)
         self._masks = self._find_masks(None if masks is None else Path(masks).absolute())
-        self._check_files()
+        if check_frames:
+            self._check_files()
 
     @property
     def has_truth(self) -> bool:
@@ -78,7 +82,7 @@ class RefYouTubeVOS(Benchmark):
         """One dict per expression, in the order of their numbers."""
         entry = read_videos(self._meta)[video]
         names = by_number(entry["frames"])
-        common = {"video_id": video} | frame_columns(self._frame_folder / video, names)
+        common = {"video_id": video} | frame_columns(self._frames / video, names)
         masks = None
         if self._masks:
             masks = image_columns(self._masks / video, names, ".png")
@@ -94,6 +98,9 @@ class RefYouTubeVOS(Benchmark):
             for exp_id in by_number(entry["expressions"])
         ]
 
+    def _inputs(self, video: str) -> tuple[list[str], dict[str, str]]:
+        return read_inputs(self._meta, video)
+
     def _meta_files(self) -> list[Path]:
         return [p for p in (self._meta, self._others, self._object_ids) if p]
 
@@ -101,18 +108,14 @@ class RefYouTubeVOS(Benchmark):
         masks = None if self._masks is None else os.path.relpath(self._masks, self.root)
         return {"masks": masks, "object_ids": self._object_ids is not None}
 
-    @property
-    def _frame_folder(self) -> Path:
-        return self.root / self.split / "JPEGImages"
-
     def _meta_file(self, split: str) -> Path:
         return self.root / "meta_expressions" / split / "meta_expressions.json"
 
-    def _require(self) -> None:
+    def _require(self, folders: list[Path]) -> None:
         older = self.root / self.split / "meta_expressions.json"
         if older.exists() and not self._meta.exists():
             read_videos(older)  # says so if it is the schema that lists expressions by object
-        expected = [self._meta, self._frame_folder]
+        expected = [self._meta, *folders]
         if self.split == "train":
             expected.append(self.root / "train" / "Annotations")
         if self._object_ids:
@@ -181,7 +184,7 @@ class RefYouTubeVOS(Benchmark):
 
     def _check_files(self) -> None:
         videos = read_videos(self._meta)
-        expected = [(self._frame_folder, ".jpg")]
+        expected = [(self._frames, ".jpg")]
         if self._masks:
             expected.append((self._masks, ".png"))
         check_files(

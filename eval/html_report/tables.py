@@ -77,9 +77,13 @@ def seconds_table(seconds: Mapping | None, rate: float | None = None) -> Markup 
     return table("Seconds", ["stage", "seconds", "share"], rows)
 
 
+_PLACES = ("root", "object_ids", "masks")  # such pages are passed on
+
+
 def facts_table(caption: str, facts: Mapping | None) -> Markup | None:
     """Names and values; nested names are joined with dots. Where data lay is not shown."""
-    rows = [[name, element("code", value)] for name, value in _flat(facts or {}) if name != "root"]
+    shown = [(name, value) for name, value in _flat(facts or {}) if name not in _PLACES]
+    rows = [[name, element("code", value)] for name, value in shown]
     return table(caption, ["name", "value"], rows, class_="plain") if rows else None
 
 
@@ -109,7 +113,8 @@ def video_table(videos: Sequence[dict]) -> Markup | None:
         for video in sorted(videos, key=lambda v: v["video_id"])
     ]
     header = ["video", "frames", *keys, "seconds"]
-    caption = "Videos, means over expressions with a target" if scored else "Videos"
+    counted_are = "objects" if any("objects" in video for video in videos) else "expressions"
+    caption = f"Videos, means over {counted_are} with a target" if scored else "Videos"
     summary = element("summary", counted(len(videos), "video"))
     return element("details", summary, table(caption, header, rows))
 
