@@ -26,7 +26,10 @@ def add_loader_options(parser: argparse.ArgumentParser) -> None:
         help="ref-davis17: masks of 2019 (unsupervised, the default) or 2017",
     )
     parser.add_argument(
-        "--object-ids", type=Path, metavar="JSON", help="ref-youtube-vos: object of each expression"
+        "--object-ids",
+        type=Path,
+        metavar="JSON",
+        help="ref-youtube-vos: as meta_expressions.json, with the obj_id of every expression",
     )
     parser.add_argument(
         "--mevis-version", dest="version", type=int, choices=(1, 2), help="mevis: where both lie"

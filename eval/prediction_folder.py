@@ -103,7 +103,7 @@ class PredictionFolder:
             )
         if extra:
             logger.warning(
-                "ignored %d files or folders in %s that the split does not ask for, %s first",
+                "ignored %d files or folders in %s that nothing was asked about, %s first",
                 len(extra),
                 self.base,
                 extra[0],

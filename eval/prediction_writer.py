@@ -93,12 +93,14 @@ class RunFolder:
                     self._partial.rmdir()
 
     def finished(self, video: str) -> bool:
-        """Whether all masks of a video are in place."""
+        """Whether all masks of a video are in place; if one was lost since, they are not."""
         try:
-            self.record(video)
-        except (FileNotFoundError, ValueError):  # ValueError: cut off when the machine went down
+            record = self.record(video)
+            folders = [self.predictions / video / e["exp_id"] for e in record["expressions"]]
+            counts = [sum(name.endswith(".png") for name in os.listdir(f)) for f in folders]
+        except (OSError, ValueError):  # ValueError: cut off when the machine went down
             return False
-        return (self.predictions / video).is_dir()
+        return (self.predictions / video).is_dir() and set(counts) <= {record["frames"]}
 
     def record(self, video: str) -> dict:
         """What `write` noted of a finished video."""

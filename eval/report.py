@@ -21,9 +21,9 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """`--model`, `--device` and `--dtype`, the arguments of `cli.load_model`."""
-    parser.add_argument("--model", default=DEFAULT_MODEL, help="folder or Hub id")
-    parser.add_argument("--device", default="auto", choices=DEVICES)
-    parser.add_argument("--dtype", default="auto", choices=DTYPES)
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="folder or Hub id (findtrack-tiny)")
+    parser.add_argument("--device", default="auto", choices=DEVICES, help="(auto)")
+    parser.add_argument("--dtype", default="auto", choices=DTYPES, help="(auto)")
 
 
 def one_line_errors(command: str) -> Callable:

@@ -61,26 +61,36 @@ def _parse(argv) -> argparse.Namespace:
     )
     parser.add_argument("--workers", type=positive, default=cores(), metavar="N")
     parser.add_argument("--out", type=Path, metavar="JSON", help="scores of everything there is")
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N videos")
     add_loader_options(parser)
     args = parser.parse_args(argv)
     args.options = loader_options(parser, args, args.dataset)
+    if args.out is not None and (args.out.is_dir() or not args.out.absolute().parent.is_dir()):
+        parser.error(f"--out {args.out}: name a JSON file in a folder that is there")
     return args
 
 
 def _load(args: argparse.Namespace) -> Benchmark | DavisTree:
-    options, videos = dict(args.options), video_names(args.videos)
-    if args.dataset == DAVIS:
+    def load(videos: Sequence[str] | None) -> Benchmark | DavisTree:
+        if args.dataset != DAVIS:
+            options = args.options
+            return load_benchmark(args.dataset, args.root, args.split, videos=videos, **options)
         made_for = "unsupervised" if args.protocol == DAVIS_UNSUPERVISED else "2017"
-        options.setdefault("annotations", made_for)
+        options = {"annotations": made_for} | args.options
         return DavisTree(args.root, args.split, videos=videos, **options)
-    return load_benchmark(args.dataset, args.root, args.split, videos=videos, **options)
+
+    benchmark = load(video_names(args.videos))
+    if args.limit is not None and args.limit < len(benchmark.videos):
+        benchmark = load(benchmark.videos[: args.limit])
+    return benchmark
 
 
 @contextlib.contextmanager
 def _as_folder(path: Path) -> Iterator[Path]:
     """The folder itself, or what is in the zip while the context is open."""
     if not path.is_file():
-        yield path
+        is_run = (path / "run.json").is_file()  # of `eval.benchmark`
+        yield path / "predictions" if is_run else path
         return
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is neither a folder nor a zip, or was cut off")

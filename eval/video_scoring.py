@@ -69,8 +69,9 @@ def score_video(
     """
     if isinstance(truth, DavisTree):
         maps = [str(path) for path in truth.label_maps(video)]
-        preds = _label_maps(folder, (video,), maps)
-        return VideoScores(video, (), _score_objects(video, None, preds, maps, protocol))
+        preds = map(truth.objects, _label_maps(folder, (video,), maps))
+        labels = map(truth.objects, map(read_labels, maps))
+        return VideoScores(video, (), _score_objects(video, None, preds, labels, protocol))
     rows = truth.rows(video)
     if not rows:
         return VideoScores(video, (), ())
@@ -86,12 +87,13 @@ def score_video(
             own = [row for row in rows if row["annotator"] == annotator]
             masks = _ExpressionMasks(truth, own, folder)
             objects += _score_objects(
-                video, annotator, _merged(masks, maps, protocol), maps, protocol
+                video, annotator, _merged(masks, maps, protocol), map(read_labels, maps), protocol
             )
             expressions += masks.scores()
         else:
             preds = _label_maps(folder, (f"anno_{annotator}", video), maps)
-            objects += _score_objects(video, annotator, preds, maps, protocol)
+            labels = map(read_labels, maps)
+            objects += _score_objects(video, annotator, preds, labels, protocol)
     order = [row["exp_id"] for row in rows]
     expressions.sort(key=lambda e: order.index(e.exp_id))
     return VideoScores(video, tuple(expressions), tuple(objects))
@@ -150,11 +152,11 @@ def _score_objects(
     video: str,
     annotator: int | None,
     preds: Iterable[np.ndarray],
-    maps: Sequence[str],
+    labels: Iterable[np.ndarray],
     protocol: str,
 ) -> tuple[ObjectScore, ...]:
     try:
-        scores = _MATCHED[protocol](preds, map(read_labels, maps))
+        scores = _MATCHED[protocol](preds, labels)
     except ValueError as error:
         raise ValueError(f"video {video}: {error}") from error
     return tuple(ObjectScore(video, annotator, k, s) for k, s in scores.items())

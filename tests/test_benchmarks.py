@@ -433,7 +433,7 @@ def test_youtube_valid_has_truth_only_with_object_ids(pristine, tree, tmp_path):
     assert all(r["obj_ids"] is None and r["mask_images"] is None for r in _rows(plain))
     with pytest.raises(ValueError, match="not published"):
         decode_mask(_rows(plain)[0], 0)
-    with pytest.raises(ValueError, match="give object_ids too"):
+    with pytest.raises(ValueError, match="--object-ids"):
         _youtube(pristine["ref-youtube-vos"], masks=pristine["ref-youtube-vos"])
 
     root = tree("ref-youtube-vos")

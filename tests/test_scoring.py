@@ -774,6 +774,38 @@ def real(tmp_path_factory):
     return load_benchmark("ref-davis17", root, "valid")
 
 
+def test_davis_2016(tmp_path, capsys):
+    """Masks of 0 and 255 as they are: one object, nothing void."""
+    labels = tmp_path / "Annotations" / "480p" / "dog"
+    labels.mkdir(parents=True)
+    for t in range(5):
+        mask = np.zeros((40, 60), np.uint8)
+        mask[5:20, 5 + t : 30 + t] = 255
+        Image.fromarray(mask).save(labels / f"{t:05d}.png")
+    command = ["--dataset", "davis", "--root", str(tmp_path), "--split", "all", "--workers", "1"]
+    assert main([str(labels.parent), *command]) == 0
+    assert "davis-semi | 100.0 | 100.0 | 100.0 |     1 |" in capsys.readouterr().out
+    still = tmp_path / "still" / "dog"
+    still.mkdir(parents=True)
+    for t in range(5):
+        shutil.copy(labels / "00000.png", still / f"{t:05d}.png")
+    assert main([str(still.parent), *command, "--out", str(tmp_path / "out.json")]) == 0
+    expected = np.mean([(25 - t) / (25 + t) for t in (1, 2, 3)])  # neither first nor last frame
+    assert json.loads((tmp_path / "out.json").read_text())["scores"]["J"] == pytest.approx(expected)
+
+
+def test_a_run_is_scored_by_its_folder(cases, tmp_path, capsys):
+    case = cases("mevis")
+    shutil.copytree(case.truth, tmp_path / "run" / "predictions")
+    (tmp_path / "run" / "run.json").write_text("{}")
+    assert main(case.command(tmp_path / "run", "--limit", "1")) == 0
+    assert ", 1 videos" in capsys.readouterr().out
+    assert main(case.command(case.truth)) == 0
+    assert ", 2 videos" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        main(case.command(case.truth, "--out", str(tmp_path)))
+
+
 def test_real_sequences(real, tmp_path):
     trees.write_truth(real, tmp_path / "truth")
     for row in table_rows(score_predictions(real, tmp_path / "truth").scores):

@@ -118,8 +118,8 @@ class RefYouTubeVOS(Benchmark):
         expected = [self._meta, *folders]
         if self.split == "train":
             expected.append(self.root / "train" / "Annotations")
-        if self._object_ids:
-            expected.append(self._object_ids)
+        if self._object_ids and not self._object_ids.is_file():
+            raise LayoutError(f"object_ids: {self._object_ids} is no file")
         remedy = ""
         if self._others:
             expected.append(self._others)
@@ -133,7 +133,7 @@ class RefYouTubeVOS(Benchmark):
             if given:
                 raise ValueError(
                     f"masks are given, but {self._meta} does not say which object an expression "
-                    "is about; give object_ids too"
+                    "is about; give object_ids (--object-ids) too"
                 )
             return None
         folder = given or self.root / self.split / "Annotations"

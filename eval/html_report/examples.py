@@ -132,8 +132,6 @@ def _film(row, folder, picked, key_frame, expression: ExpressionScore | None) ->
         alt=alt,
         width=sheet.size[0],
         height=sheet.size[1],
-        loading="lazy",
-        decoding="async",
     )
     parts += [
         element("div", *_heads(names, picked, key_frame, expression), class_="heads"),

@@ -73,7 +73,10 @@ def _model_name(report: dict) -> str | None:
 
 def _header(title: str, report: dict, result: Result | None, benchmark: Benchmark) -> Markup:
     """What was run, and its primary scores."""
-    facts = [_model_name(report), counted(len(benchmark.videos), "video")]
+    videos, whole = len(benchmark.videos), report.get("benchmark", {}).get("videos_in_split")
+    part = whole is not None and whole != videos
+    facts = [_model_name(report)]
+    facts.append(f"{videos} of {counted(whole, 'video')}" if part else counted(videos, "video"))
     if report.get("expressions"):
         facts.append(counted(len(report["expressions"]), "expression"))
     facts = [element("span", fact) for fact in facts if fact]
