@@ -4,6 +4,8 @@
 #   make demo                       segment the shipped sample, print its J&F and the overlay's path
 #   make test [PYTEST_ARGS=...]     run the tests
 #   make lint                       ruff, check and format
+#   make tiny [RUNS=runs/tiny]      train findtrack-tiny from nothing; hours, resumable
+#   make overfit                    can training learn eight clips by heart? minutes
 #
 # TORCH names what pip installs as PyTorch, with its options: another version, or a CPU build.
 
@@ -11,11 +13,12 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch
 PYTEST_ARGS ?=
+RUNS ?= runs/tiny
 
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint tiny overfit clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -40,6 +43,10 @@ $(VENV)/.test: pyproject.toml $(VENV)/.torch
 		|| echo "sam2 could not be built: the tests against it will skip"
 	@touch $@
 
+$(VENV)/.train: pyproject.toml $(VENV)/.torch
+	$(PIP) install -qq --editable ".[train]"
+	@touch $@
+
 $(VENV)/.lint: .pre-commit-config.yaml
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PIP) install -qq "$$(sed -n 's/.*\(ruff==[0-9.]*\).*/\1/p' .pre-commit-config.yaml | head -n 1)"
@@ -50,6 +57,13 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.test
 	$(PY) -m pytest $(PYTEST_ARGS)
+
+tiny: $(VENV)/.train
+	$(PY) -m training.tiny --out $(RUNS)
+
+overfit: $(VENV)/.train
+	test -d runs/overfit-data/train || $(PY) -m training.sprites --seed 3 --clips 8 --frames 8 12 --out runs/overfit-data
+	$(PY) -m training.finetune --config training/configs/overfit.yaml
 
 lint: $(VENV)/.lint
 	$(PY) -m ruff check .

@@ -16,13 +16,14 @@ DIR is then a folder all of them see. What lies in DIR:
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from eval.benchmarks import BENCHMARKS, load_benchmark
-from eval.benchmarks.base import Benchmark, LayoutError
-from eval.options import add_loader_options, cores, loader_options, positive, video_names
+from eval.benchmarks.base import Benchmark
+from eval.benchmarks.tree import LayoutError
+from eval.options import add_loader_options, loader_options, video_names
+from eval.report import add_model_options, cores, positive, run_command
 
 # Heavy modules are imported where they are used: processes that score import this one, too.
 
@@ -34,12 +35,10 @@ DEFAULT_SPLITS = {
     "mevis": "valid_u",
     "ref-sprites": "valid",
 }
-_UNUSABLE, _INTERRUPTED = 2, 130  # exit statuses
+_UNUSABLE = 2  # exit status
 
 
 def _parse(argv) -> argparse.Namespace:
-    from eval.report import add_model_options
-
     parser = argparse.ArgumentParser(prog="python -m eval.benchmark", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("name", choices=BENCHMARKS, metavar="NAME", help=", ".join(BENCHMARKS))
@@ -139,25 +138,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0 when the report is written, 2 on unusable input, 130 when interrupted."""
     args = _parse(argv)  # first: nothing heavy is loaded for --help
     from eval.processes import PeerError
-    from eval.report import one_line_errors
-    from modeling_findtrack import cli
 
     speaks = os.environ.get("RANK", "0") == "0"  # one of several processes is enough
 
-    @one_line_errors("eval.benchmark")
-    def guarded() -> int:
-        signals: list[int] = []
+    def work() -> int:
         try:
-            with cli.interruptible(signals):
-                _run(args)
-        except (KeyboardInterrupt, TypeError):
-            if not signals:  # an interrupt inside pycocotools comes out as a TypeError
-                raise
-            if speaks:
-                sys.stderr.write(
-                    "eval.benchmark: interrupted; the same command goes on where it stopped\n"
-                )
-            return _INTERRUPTED
+            _run(args)
         except (PeerError, LayoutError) as error:
             # What a peer has told, or tells in the same words, need not be told twice.
             if speaks or isinstance(error, LayoutError) and os.environ.get("LOCAL_RANK") == "0":
@@ -165,7 +151,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _UNUSABLE
         return 0
 
-    return guarded()
+    note = "interrupted; the same command goes on where it stopped"
+    return run_command("eval.benchmark", work, note if speaks else None)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ The first two follow the DAVIS 2017 evaluation, the last the MeViS one. Their nu
 compared with one another: matching forgives swapped objects, the others do not.
 """
 
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -32,8 +31,6 @@ CONVENTIONS = (DAVIS_SEMI, DAVIS_UNSUPERVISED, PER_EXPRESSION)
 VOID = 255  # in ground-truth label maps
 MAX_PROPOSALS = 20  # of davis-unsupervised
 
-logger = logging.getLogger(__name__)
-
 
 def davis_semi(preds: Iterable[np.ndarray], gts: Iterable[np.ndarray]) -> dict[int, SequenceScores]:
     """Scores of one video as in DAVIS semi-supervised: object k is prediction k.
@@ -46,7 +43,7 @@ def davis_semi(preds: Iterable[np.ndarray], gts: Iterable[np.ndarray]) -> dict[i
         gts: T label maps (H, W) uint8, 255 for void.
 
     Returns:
-        Scores of T - 2 frames by object id, ascending.
+        Scores of T - 2 frames by object id, ascending; none if the first frame has no object.
 
     Raises:
         ValueError: Fewer than three frames, more predicted than true objects, or label maps that
@@ -95,7 +92,7 @@ def davis_unsupervised(
         gts: T label maps (H, W) uint8, 255 for void.
 
     Returns:
-        Scores of T frames by object id, ascending.
+        Scores of T frames by object id, ascending; none if the first frame has no object.
 
     Raises:
         ValueError: No frames, more than 20 proposals, or label maps that do not pair up.
@@ -170,10 +167,7 @@ def _label_maps(preds, gts) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 def _count_objects(gt: np.ndarray) -> int:
     """Highest id but void's: objects that come later do not count, officially."""
-    objects = int(np.where(gt == VOID, 0, gt).max(initial=0))
-    if objects == 0:
-        logger.warning("the first ground-truth frame of a video has no object: it counts nothing")
-    return objects
+    return int(np.where(gt == VOID, 0, gt).max(initial=0))
 
 
 def summarise(scores: Sequence[SequenceScores], convention: str) -> dict:
@@ -193,22 +187,11 @@ def summarise(scores: Sequence[SequenceScores], convention: str) -> dict:
         raise ValueError(f"convention {convention!r} is none of {', '.join(CONVENTIONS)}")
     if not scores:
         raise ValueError(f"{convention}: nothing was scored, so there is no mean")
-
-    def mean(name: str) -> float:
-        return float(np.mean([getattr(s, name) for s in scores]))
-
-    j, f = mean("j_mean"), mean("f_mean")
-    return {
-        "J&F": (j + f) / 2,
-        "J": j,
-        "F": f,
-        "convention": convention,
-        "count": len(scores),
-        "J_recall": mean("j_recall"),
-        "J_decay": mean("j_decay"),
-        "F_recall": mean("f_recall"),
-        "F_decay": mean("f_decay"),
-    }
+    each = [s.as_dict() for s in scores]
+    means = {name: float(np.mean([e[name] for e in each])) for name in each[0]}
+    means["J&F"] = (means["J"] + means["F"]) / 2  # as officially, not the mean of each one's
+    first = {name: means[name] for name in ("J&F", "J", "F")}
+    return first | {"convention": convention, "count": len(scores)} | means
 
 
 def no_target_scores(jf: float | None, empty: Sequence[bool], no_target: Sequence[bool]) -> dict:

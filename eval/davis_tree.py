@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.benchmarks.base import LayoutError, checked_name, read_labels, require
+from eval.benchmarks.base import read_labels
+from eval.benchmarks.ref_davis17 import FOLDERS
+from eval.benchmarks.tree import LayoutError, checked_name, require
 from eval.conventions import DAVIS_SEMI, DAVIS_UNSUPERVISED
 
 ALL = "all"  # the split of every video that is there
-ANNOTATIONS = {"2017": "Annotations", "unsupervised": "Annotations_unsupervised"}
 # The convention each set of annotations was made for.
 PROTOCOLS = {"2017": DAVIS_SEMI, "unsupervised": DAVIS_UNSUPERVISED}
 
@@ -45,7 +46,7 @@ class DavisTree:
         videos: Sequence[str] | None = None,
     ):
         self.root, self.split, self.annotations = Path(root), split, annotations
-        self._labels = self.root / ANNOTATIONS[annotations] / "480p"
+        self._labels = self.root / FOLDERS[annotations] / "480p"
         listed = self.root / "ImageSets" / "2017" / f"{split}.txt"
         remedy = f"--split {ALL} takes every video that is there"
         expected = [self._labels] + ([] if split == ALL else [listed])

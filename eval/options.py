@@ -1,10 +1,9 @@
-"""Command-line options that the commands of `eval` share; imports nothing heavy."""
+"""Command-line options that say what to read of a benchmark."""
 
 import argparse
-import os
 from pathlib import Path
 
-from eval.davis_tree import ANNOTATIONS
+from eval.benchmarks.ref_davis17 import FOLDERS
 
 DAVIS = "davis"
 # Option of a loader -> datasets that have it.
@@ -22,7 +21,7 @@ def add_loader_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--videos", type=Path, metavar="FILE", help="only these, a name per line")
     parser.add_argument(
         "--annotations",
-        choices=ANNOTATIONS,
+        choices=FOLDERS,
         help="ref-davis17: masks of 2019 (unsupervised, the default) or 2017",
     )
     parser.add_argument(
@@ -67,18 +66,3 @@ def video_names(path: Path | None) -> list[str] | None:
     if not names:
         raise ValueError(f"{path} names no video")
     return names
-
-
-def positive(text: str) -> int:
-    """An integer of at least 1, for `type=`."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
-    return value
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -1,12 +1,13 @@
 """What the evaluation commands share: options, errors, a model's identity, files and tables."""
 
 import argparse
+import contextlib
 import functools
 import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 # The package itself is not imported: it loads torch, which most of `eval` does without.
@@ -45,6 +46,42 @@ def one_line_errors(command: str) -> Callable:
     return decorate
 
 
+def run_command(command: str, work: Callable[[], int], interrupted: str | None) -> int:
+    """Exit status of `work`; 2 on unusable input, 130 after Ctrl-C or SIGTERM, each with one line.
+
+    Args:
+        command: Its name, before every message.
+        work: The command without its options.
+        interrupted: What to say of an interrupt; None says nothing.
+    """
+    from modeling_findtrack import cli
+
+    signals: list[int] = []
+    try:
+        with cli.interruptible(signals):
+            return one_line_errors(command)(work)()
+    except (KeyboardInterrupt, TypeError):
+        if not signals:  # an interrupt inside pycocotools comes out as a TypeError
+            raise
+        if interrupted is not None:
+            print(f"{command}: {interrupted}", file=sys.stderr)
+        return 130
+
+
+def positive(text: str) -> int:
+    """An integer of at least 1, for `type=`."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, at least 1")
+    return int(text)
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def model_digest(name: str | Path) -> str:
     """SHA-256 (hex) of a checkpoint and of the code that runs it, so that a cached result lives
     no longer than what it came from. A Hub id stands for itself.
@@ -64,15 +101,22 @@ def model_digest(name: str | Path) -> str:
     return sha.hexdigest()
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a whole file or none: it gets its name only once it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary name to write to; the file gets its own once the block has ended well."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        partial.write_text(text, encoding="utf-8")
+        yield partial
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or none; its folder is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value) -> None:

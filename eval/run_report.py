@@ -3,7 +3,7 @@
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-from eval.benchmarks.base import COMMON, Benchmark
+from eval.benchmarks.base import Benchmark, own_columns
 from eval.prediction_writer import RunFolder
 from eval.scoring import ExpressionScore, Result
 
@@ -83,7 +83,7 @@ def versions() -> dict[str, str | None]:
 
 def _facts(benchmark: Benchmark, video: str) -> dict[str, dict]:
     """Per expression what the scorer would tell of it without its masks."""
-    own = [k for k in benchmark.features if k not in COMMON and not k.startswith("mask_")]
+    own = own_columns(benchmark.features)
     return {
         row["exp_id"]: {
             "no_target": None if row["obj_ids"] is None else not row["obj_ids"],
@@ -97,11 +97,7 @@ def _expression(
     video: str, exp_id: str, answer: dict, scored: ExpressionScore | None, facts: dict
 ) -> dict:
     entry = {"video_id": video, "exp_id": exp_id, "expression": answer["expression"]}
-    if scored is None:
-        entry |= {"J&F": None, "J": None, "F": None, "no_target": None}
-    else:
-        s = scored.scores
-        entry |= {"J&F": s.jf, "J": s.j_mean, "F": s.f_mean, "no_target": scored.no_target}
-        facts = scored.facts
-    entry |= {k: answer[k] for k in ("empty", "found", "score", "key_frame")}
-    return entry | facts
+    entry |= dict.fromkeys(("J&F", "J", "F", "no_target")) | facts
+    if scored is not None:
+        entry = scored.as_dict()
+    return entry | {k: answer[k] for k in ("empty", "found", "score", "key_frame")}

@@ -21,7 +21,6 @@ cannot be compared.
 
 import argparse
 import contextlib
-import sys
 import tempfile
 import zipfile
 import zlib
@@ -32,20 +31,11 @@ from eval.benchmarks import BENCHMARKS, load_benchmark
 from eval.benchmarks.base import Benchmark
 from eval.conventions import CONVENTIONS, DAVIS_UNSUPERVISED
 from eval.davis_tree import DavisTree
-from eval.options import (
-    DAVIS,
-    add_loader_options,
-    cores,
-    loader_options,
-    positive,
-    video_names,
-)
-from eval.scoring import MISSING, ExpressionScore, Result, format_scores, score_predictions
-
-# eval.report waits until it is needed: it loads torch, and worker processes import this module too.
+from eval.options import DAVIS, add_loader_options, loader_options, video_names
+from eval.report import cores, positive, run_command, write_json
+from eval.scoring import MISSING, Result, format_scores, score_predictions
 
 DATASETS = (*BENCHMARKS, DAVIS)
-_INTERRUPTED = 130  # exit status
 
 
 def _parse(argv) -> argparse.Namespace:
@@ -109,28 +99,12 @@ def _report(result: Result) -> dict:
     return {
         "scores": result.scores,
         "missing": result.missing,
-        "expressions": [_expression(e) for e in result.expressions],
+        "expressions": [e.as_dict() for e in result.expressions],
         "videos": list(result.videos),
     }
 
 
-def _expression(score: ExpressionScore) -> dict:
-    return {
-        "video_id": score.video_id,
-        "exp_id": score.exp_id,
-        "expression": score.expression,
-        "J&F": score.scores.jf,
-        "J": score.scores.j_mean,
-        "F": score.scores.f_mean,
-        "empty": score.empty,
-        "no_target": score.no_target,
-        **score.facts,
-    }
-
-
 def _run(args: argparse.Namespace) -> int:
-    from eval.report import write_json
-
     benchmark = _load(args)
     with _as_folder(args.predictions) as folder:
         result = score_predictions(
@@ -154,19 +128,7 @@ def _run(args: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0 when scored, 2 on unusable input, 130 when interrupted."""
     args = _parse(argv)
-    signals: list[int] = []
-    try:
-        from eval.report import one_line_errors
-        from modeling_findtrack import cli
-
-        with cli.interruptible(signals):
-            return one_line_errors("eval.score")(_run)(args)
-    except (KeyboardInterrupt, TypeError) as error:
-        # An interrupt inside pycocotools comes out as a TypeError.
-        if isinstance(error, TypeError) and not signals:
-            raise
-        sys.stderr.write("eval.score: interrupted\n")
-        return _INTERRUPTED
+    return run_command("eval.score", lambda: _run(args), "interrupted")
 
 
 if __name__ == "__main__":

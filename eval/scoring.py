@@ -32,6 +32,7 @@ from eval.prediction_folder import (
     NUM_ANNOTATORS,
     PredictionFolder,
 )
+from eval.report import markdown_table
 from eval.video_scoring import ExpressionScore, ObjectScore, VideoScores, score_video
 from eval.worker_pool import map_in_order
 
@@ -95,13 +96,14 @@ def score_predictions(
         )
     absent = folder.check(_expected(benchmark, folder))
     score = functools.partial(score_video, benchmark, folder, protocol)
-    if isinstance(benchmark, Benchmark):
-        benchmark.warn_empty()
     results = map_in_order(score, benchmark.videos, workers)
     bar = tqdm(results, total=len(benchmark.videos), unit="video", disable=not sys.stderr.isatty())
     videos = list(bar)
     expressions = tuple(e for video in videos for e in video.expressions)
     objects = [o for video in videos for o in video.objects]
+    if isinstance(benchmark, Benchmark):
+        lost = [e for e in expressions if e.absent and not e.no_target]
+        benchmark.tell_empty([(e.video_id, e.exp_id) for e in lost])
     if protocol == PER_EXPRESSION:
         primary, others = _of_expressions(expressions, benchmark.name)
     else:
@@ -248,8 +250,6 @@ def _video(video: VideoScores, protocol: str) -> dict:
 
 def format_scores(scores: dict) -> str:
     """`Result.scores` as a Markdown table of percentages, one row per convention and subset."""
-    from eval.report import markdown_table  # loads torch, which workers can do without
-
     rows = []
     for entry in (scores, *scores.get("others", ())):
         rows.append((str(entry.get("subset", "all")), entry))

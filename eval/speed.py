@@ -30,8 +30,9 @@ import cv2
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-# Not eval.report: it loads torch, whose memory would hide what is measured here.
+# Nothing heavy, whose memory would hide what is measured here.
 from eval.conventions import MAX_PROPOSALS, VOID, davis_unsupervised
+from eval.report import markdown_table, positive
 
 SIZES = ((480, 854), (720, 1280))
 AREAS = (0.01, 0.09, 0.3)  # of the frame, for one object after the other
@@ -195,7 +196,6 @@ def compare_metric(sizes: Sequence[tuple[int, int]], frames: int, objects: int) 
     for height, width in sizes:
         scene = Scene(height, width, frames, objects)
         runs.append((measure(plain_scores, scene), measure(core_scores, scene)))
-    from eval.report import markdown_table  # only now; see the imports above
 
     header = ["size", "plain s", "core s", "ratio", "plain MiB", "core MiB", "same numbers"]
     rows = [
@@ -221,12 +221,6 @@ def _size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
-    return int(text)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0 if the numbers agree, 1 if not, 2 on unusable options."""
     parser = argparse.ArgumentParser(prog="python -m eval.speed", description=__doc__)
@@ -234,8 +228,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     subjects = parser.add_subparsers(dest="subject", required=True)
     metric = subjects.add_parser("metric", help="J, F and matching against the plain way")
     metric.add_argument("--sizes", type=_size, nargs="+", default=SIZES, metavar="HxW")
-    metric.add_argument("--frames", type=_count, default=70)
-    metric.add_argument("--objects", type=_count, default=3)
+    metric.add_argument("--frames", type=positive, default=70)
+    metric.add_argument("--objects", type=positive, default=3)
     args = parser.parse_args(argv)
     if args.objects > MAX_PROPOSALS:
         parser.error(f"--objects: at most {MAX_PROPOSALS} proposals are allowed")

@@ -90,12 +90,12 @@ def score_video(benchmark: RefSprites, video: str, model, processor, seed: int) 
             if method in tracks:
                 masks = tracks[method][n].masks
             else:
-                masks = _masks(row | {"mask_rles": _guess(method, objects, row, seed)})
-            answers.append(_score(row, method, masks))
+                masks = true_masks(row | {"mask_rles": _guess(method, objects, row, seed)})
+            answers.append(score_masks(row, method, masks))
     return answers
 
 
-def _masks(row: dict) -> Iterator[np.ndarray]:
+def true_masks(row: dict) -> Iterator[np.ndarray]:
     """The T masks (H, W) bool of a row."""
     return (decode_mask(row, t) for t in range(len(row["frames"])))
 
@@ -107,10 +107,15 @@ def _guess(method: str, objects: dict[int, list], row: dict, seed: int) -> list[
     if method == "largest object":
         chosen = max(objects, key=lambda a: visible_area(objects[a]))
     else:
-        # Drawn per sentence, so that neither --limit nor the order of videos changes a draw.
-        key = zlib.crc32(f"{row['video_id']}/{row['exp_id']}".encode())
-        chosen = list(objects)[np.random.default_rng([seed, key]).integers(len(objects))]
+        chosen = list(objects)[draw(row, len(objects), seed)]
     return [[rle] if rle else [] for rle in objects[chosen]]
+
+
+def draw(row: dict, count: int, seed: int) -> int:
+    """One of 0 .. count-1 at random, by sentence and seed alone: neither --limit nor the order of
+    videos changes a draw."""
+    key = zlib.crc32(f"{row['video_id']}/{row['exp_id']}".encode())
+    return int(np.random.default_rng([seed, key]).integers(count))
 
 
 def visible_area(rles: Sequence[dict | None]) -> int:
@@ -118,7 +123,8 @@ def visible_area(rles: Sequence[dict | None]) -> int:
     return sum(int(coco_mask.area(rle)) for rle in rles if rle)
 
 
-def _score(row: dict, method: str, masks: Iterable) -> Answer:
+def score_masks(row: dict, method: str, masks: Iterable[np.ndarray]) -> Answer:
+    """Scores of the T masks (H, W) with which `method` answers the sentence of a row."""
     some = False
 
     def watched():
@@ -127,7 +133,7 @@ def _score(row: dict, method: str, masks: Iterable) -> Answer:
             some = some or bool(mask.any())
             yield mask
 
-    scores = per_expression(watched(), _masks(row))
+    scores = per_expression(watched(), true_masks(row))
     return Answer(
         video=row["video_id"],
         exp_id=row["exp_id"],
@@ -157,7 +163,7 @@ def evaluate(
         videos: What to score.
         score: Scores one video; see `score_video`.
         cache: Folder of one JSON file per video, of one model.
-        seed: Of the random baseline.
+        seed: Of what is drawn at random.
     """
     answers = []
     for video in tqdm(videos, unit="video", disable=not sys.stderr.isatty()):
@@ -191,18 +197,37 @@ def _read_cache(path: Path, key: str) -> list[Answer] | None:
 
 
 def summarise(answers: Sequence[Answer]) -> tuple[list[str], list[list]]:
-    """Header and rows of the table: the number of sentences per column, then one row per method."""
-    columns: dict[str, Callable[[Answer], bool]] = {k: lambda a, k=k: a.kind == k for k in KINDS}
-    columns |= {
+    """Header and rows of the table of this command; see `tabulate`."""
+    columns = kind_columns() | {
         "trained": lambda a: not (a.heldout_art or a.heldout_background),
         "held-out art": lambda a: a.heldout_art,
         "held-out background": lambda a: a.heldout_background,
     }
     styles = sorted({a.art for a in answers if a.art is not None})
     columns |= {f"art {style}": lambda a, style=style: a.art == style for style in styles}
+    return tabulate(answers, METHODS, columns)
+
+
+def kind_columns() -> dict[str, Callable[[Answer], bool]]:
+    """A column per kind of sentence with a target: its name, and which answers belong to it."""
+    return {kind: lambda a, kind=kind: a.kind == kind for kind in KINDS}
+
+
+def tabulate(
+    answers: Sequence[Answer],
+    methods: Sequence[str],
+    columns: dict[str, Callable[[Answer], bool]],
+) -> tuple[list[str], list[list]]:
+    """Header and rows of a table: the number of sentences per column, then one row per method.
+
+    Args:
+        answers: Of all methods.
+        methods: The rows, in their order.
+        columns: By name, which of the answers to sentences with a target count there, by J&F.
+    """
     header = ["", "J&F", "J", "F", *columns, "N-acc", "T-acc"]
     rows = []
-    for method in METHODS:
+    for method in methods:
         mine = [a for a in answers if a.method == method]
         target = [a for a in mine if a.kind != "no-target"]
         without = [a for a in mine if a.kind == "no-target"]
@@ -247,24 +272,49 @@ def main(argv: Sequence[str] | None = None) -> int:
     benchmark = RefSprites(args.root, args.split)
     model, processor = load_model(args.model, args.device, args.dtype)
     digest = model_digest(args.model)
-    cache = args.out / "cache" / f"{digest[:16]}-{model.dtype}-{model.device.type}"
     answers = evaluate(
         benchmark,
         benchmark.videos[: args.limit],
         lambda video: score_video(benchmark, video, model, processor, args.seed),
-        cache,
+        args.out / "cache" / model_key(model, digest),
         args.seed,
     )
-    header, rows = summarise(answers)
-    table = markdown_table(header, rows)
+    publish(args, str(model.dtype), digest, summarise(answers), answers, NOTE)
+    return 0
+
+
+def model_key(model, digest: str) -> str:
+    """Name of a cache folder that belongs to a model, its dtype and device."""
+    return f"{digest[:16]}-{model.dtype}-{model.device.type}"
+
+
+def publish(
+    args: argparse.Namespace,
+    dtype: str,
+    digest: str,
+    table: tuple[list[str], list[list]],
+    answers: Sequence[Answer],
+    note: str,
+) -> None:
+    """Write table.md and table.json to the folder `args.out`, and print the former.
+
+    Args:
+        args: Options of the command; `out`, `split`, `model` and `seed` are used.
+        dtype: Of the model.
+        digest: Of the model; see `model_digest`.
+        table: Header and rows.
+        answers: All that the table is made of.
+        note: What the rows and columns are.
+    """
+    header, rows = table
     title = f"Ref-Sprites {args.split}, {len({a.video for a in answers})} videos"
-    text = f"{title}\n\n{table}\n\n{NOTE}\n"
+    text = f"{title}\n\n{markdown_table(header, rows)}\n\n{note}\n"
     write_text(args.out / "table.md", text)
     write_json(
         args.out / "table.json",
         {
             "title": title,
-            "model": {"name": args.model, "digest": digest, "dtype": str(model.dtype)},
+            "model": {"name": args.model, "digest": digest, "dtype": dtype},
             "seed": args.seed,
             "header": header,
             "rows": rows,
@@ -272,7 +322,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         },
     )
     print(text, end="")
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """The zip a benchmark's server takes, from a folder of predictions."""
 
-import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from eval.benchmarks.base import Benchmark
+from eval.report import whole_file
 
 # Benchmark -> folder at the top of the zip, as its server wants it.
 TOP_FOLDERS = {"ref-youtube-vos": "Annotations/", "mevis": ""}
@@ -34,16 +34,12 @@ def write_submission(benchmark: Benchmark, predictions: str | Path, path: str | 
     predictions, path = Path(predictions), Path(path)
     names = sorted(_checked_masks(benchmark, predictions))
     top = TOP_FOLDERS[benchmark.name]
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:  # PNGs are compressed
-            for name in names:
-                entry = zipfile.ZipInfo(top + name, date_time=(1980, 1, 1, 0, 0, 0))
-                entry.create_system, entry.external_attr = 3, 0o100644 << 16  # the same anywhere
-                archive.writestr(entry, (predictions / name).read_bytes())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    # Stored as they are: PNGs are compressed.
+    with whole_file(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+        for name in names:
+            entry = zipfile.ZipInfo(top + name, date_time=(1980, 1, 1, 0, 0, 0))
+            entry.create_system, entry.external_attr = 3, 0o100644 << 16  # the same anywhere
+            archive.writestr(entry, (predictions / name).read_bytes())
 
 
 def _checked_masks(benchmark: Benchmark, predictions: Path) -> Iterator[str]:

@@ -3,13 +3,14 @@
 Imports nothing heavy, so that workers start fast.
 """
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from eval.benchmarks.base import COMMON, Benchmark, decode_mask, read_labels
+from eval.benchmarks.base import Benchmark, decode_mask, own_columns, read_labels
 from eval.conventions import (
     DAVIS_SEMI,
     DAVIS_UNSUPERVISED,
@@ -21,6 +22,8 @@ from eval.conventions import (
 from eval.davis_tree import DavisTree
 from eval.metrics.jf.core import Region, SequenceScores
 from eval.prediction_folder import EXPRESSIONS, NUM_ANNOTATORS, PredictionFolder
+
+logger = logging.getLogger(__name__)
 
 _MATCHED = {DAVIS_SEMI: davis_semi, DAVIS_UNSUPERVISED: davis_unsupervised}
 
@@ -34,8 +37,23 @@ class ExpressionScore:
     expression: str
     no_target: bool  # the truth is "nothing"
     empty: bool  # no predicted mask has a pixel
+    absent: bool  # no true mask has one, be it that there is no target or that it never shows
     scores: SequenceScores = field(repr=False)
     facts: dict = field(repr=False)  # the benchmark's own columns of the row, without masks
+
+    def as_dict(self) -> dict:
+        """What reports say of the expression; plain JSON values."""
+        return {
+            "video_id": self.video_id,
+            "exp_id": self.exp_id,
+            "expression": self.expression,
+            "J&F": self.scores.jf,
+            "J": self.scores.j_mean,
+            "F": self.scores.f_mean,
+            "no_target": self.no_target,
+            "empty": self.empty,
+            **self.facts,
+        }
 
 
 @dataclass(frozen=True)
@@ -106,9 +124,9 @@ class _ExpressionMasks:
     def __init__(self, benchmark: Benchmark, rows: Sequence[dict], folder: PredictionFolder):
         self.rows = rows
         self._folder = folder
-        self._facts = [k for k in benchmark.features if k not in COMMON and k[:5] != "mask_"]
+        self._facts = own_columns(benchmark.features)
         self._values: list[list[tuple[float, float]]] = [[] for _ in rows]  # J and F per frame
-        self._empty = [True] * len(rows)
+        self._empty, self._absent = [True] * len(rows), [True] * len(rows)
 
     def read(self, t: int) -> list[np.ndarray]:
         """The predictions (H, W) uint8 at frame `t`; call it for t = 0, 1, ... T - 1."""
@@ -123,6 +141,7 @@ class _ExpressionMasks:
             pred = Region(masks[-1])
             self._values[n].append((pred.jaccard(targets[key]), pred.boundary_f(targets[key])))
             self._empty[n] = self._empty[n] and pred.area == 0
+            self._absent[n] = self._absent[n] and targets[key].area == 0
         return masks
 
     def scores(self) -> tuple[ExpressionScore, ...]:
@@ -134,6 +153,7 @@ class _ExpressionMasks:
                 expression=row["expression"],
                 no_target=not row["obj_ids"],
                 empty=self._empty[n],
+                absent=self._absent[n],
                 scores=SequenceScores(*np.array(self._values[n]).T),
                 facts={k: row[k] for k in self._facts},
             )
@@ -159,6 +179,10 @@ def _score_objects(
         scores = _MATCHED[protocol](preds, labels)
     except ValueError as error:
         raise ValueError(f"video {video}: {error}") from error
+    if not scores and annotator in (None, 0):  # once per video
+        logger.warning(
+            "video %s: its first true frame shows no object, so it counts nothing", video
+        )
     return tuple(ObjectScore(video, annotator, k, s) for k, s in scores.items())
 
 

@@ -7,6 +7,7 @@ names are those of the published checkpoints below `mm_extractor.beit3.`.
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .conv_backbone import ConvStages
 
@@ -72,7 +73,7 @@ class Beit3FeedForward(nn.Module):
         return self.fc2(self.ffn_layernorm(hidden))
 
 
-class Beit3Layer(nn.Module):
+class Beit3Layer(GradientCheckpointingLayer):
     """Pre-norm transformer block."""
 
     def __init__(self, config):

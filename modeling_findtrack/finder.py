@@ -107,7 +107,7 @@ class EvfFinder(nn.Module):
         """
         fused = self.beit3(images.tokens, input_ids, attention_mask)
         prompt = self.text_projection(fused[:, :1])  # (P, 1, C)
-        grounding = self._ground(fused[:, 1 : images.tokens.shape[1]])
+        grounding = self.heat_map(fused[:, 1 : images.tokens.shape[1]])
         masks, iou, presence = self.decode(images, prompt[:, None], self._dense(images, grounding))
         if self.presence_head is not None:
             presence = self.presence_head(fused[:, 0])[:, 0]
@@ -146,7 +146,7 @@ class EvfFinder(nn.Module):
         rows = torch.arange(len(best), device=best.device)
         return masks[rows, best], iou[rows, best], presence
 
-    def _ground(self, patches: Tensor) -> Tensor | None:
+    def heat_map(self, patches: Tensor) -> Tensor | None:
         """Fused image tokens (P, g * g, D) -> heat map logits (P, g, g)."""
         if self.grounding_head is None:
             return None

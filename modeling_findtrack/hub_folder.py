@@ -35,16 +35,28 @@ def save(model, processor, name: str, folder: Path, shipped: bool) -> list[str]:
     Returns:
         The files written, relative to `folder`.
     """
-    register()
-    carry_code()
-    # Through the pipeline, so that the folder says how `pipeline` runs it.
-    pipeline = FindTrackPipeline(model=model, processor=processor, device="cpu")
-    pipeline.save_pretrained(folder, state_dict=_as_stored(model, name))
-    processor.save_pretrained(folder)
+    save_weights(model, processor, as_stored(model.state_dict(), name), folder)
     card = model_card(name, shipped)
     if card is not None:
         (folder / "README.md").write_text(card.read_text(encoding="utf-8"), encoding="utf-8")
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def save_weights(model, processor, state: dict, folder: Path) -> None:
+    """Write weights, configs, tokenizers and code, but no card.
+
+    Args:
+        model: Gives config and class.
+        processor: Its processor.
+        state: The weights, as they shall be stored.
+        folder: Where to write.
+    """
+    register()
+    carry_code()
+    # Through the pipeline, so that the folder says how `pipeline` runs it.
+    pipeline = FindTrackPipeline(model=model, processor=processor, device=model.device)
+    pipeline.save_pretrained(folder, state_dict=state)
+    processor.save_pretrained(folder)
 
 
 def push(repo_id: str, folder: str | Path, written: Sequence[str]):
@@ -62,8 +74,8 @@ def model_card(name: str, shipped: bool) -> Path | None:
     return next((card for card in cards if card.is_file()), None)
 
 
-def _as_stored(model, name: str) -> dict:
-    """The state dict of a model loaded in float32, in the dtypes of its checkpoint `name`.
+def as_stored(state: dict, name: str) -> dict:
+    """A state dict in the dtypes of the checkpoint `name`, a folder or a Hub id.
 
     The config's dtype is no guide: `findtrack-tiny` is stored in half precision, to be small, and
     runs in single.
@@ -79,10 +91,7 @@ def _as_stored(model, name: str) -> dict:
         with safe_open(shard, framework="pt") as tensors:
             for key in tensors.keys():  # noqa: SIM118 - older safetensors cannot be iterated
                 stored[key] = known.get(tensors.get_slice(key).get_dtype())
-    return {
-        key: tensor.to(stored.get(key) or tensor.dtype)
-        for key, tensor in model.state_dict().items()
-    }
+    return {key: tensor.to(stored.get(key) or tensor.dtype) for key, tensor in state.items()}
 
 
 def _is_hub_folder(path: Path) -> bool:

@@ -39,6 +39,7 @@ class FindTrackModel(PreTrainedModel):
     main_input_name = "video"
     input_modalities = ("video", "text")
     _supports_sdpa = True
+    supports_gradient_checkpointing = True
     _no_split_modules = ["Beit3Layer"]
 
     def __init__(self, config: FindTrackConfig):
@@ -52,6 +53,9 @@ class FindTrackModel(PreTrainedModel):
         if config.aligner == "alpha_clip":
             self.aligner = AlphaCLIPModel(config.aligner_config)
         self.post_init()
+        # SAM's prompt encoder shares a matrix that is stored once. transformers looks for such only
+        # in parts that are models themselves, which the finder around SAM is not.
+        self.all_tied_weights_keys = self.get_expanded_tied_weights_keys(all_submodels=True)
 
     @torch.inference_mode()
     def segment(

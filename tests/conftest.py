@@ -13,6 +13,7 @@ CORPUS = [
     "the smallest panda climbing over another one",
 ]
 SPRITE_NOUNS = ("apple", "boat", "book", "cactus", "car", "clock", "dog", "key", "star", "tree")
+NEW_SPRITE_NOUNS = ("bell", "drum", "magnet")  # left out unless asked for
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +52,7 @@ def art_dir(tmp_path_factory) -> Path:
     from training.sprite_art import HELDOUT_STYLES, TRAIN_STYLES, save_art
 
     images = {}
-    for n, noun in enumerate(SPRITE_NOUNS):
+    for n, noun in enumerate((*SPRITE_NOUNS, *NEW_SPRITE_NOUNS)):
         angles = np.linspace(0, 2 * np.pi, n + 3, endpoint=False)
         points = 32 + 31 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
         alpha = np.zeros((64, 64), np.uint8)
@@ -60,5 +61,5 @@ def art_dir(tmp_path_factory) -> Path:
         for style in (*TRAIN_STYLES, *HELDOUT_STYLES):
             images[noun, style] = image
     root = tmp_path_factory.mktemp("art") / "bank"
-    save_art(root, images, {"sources": []})
+    save_art(root, images, {"sources": [], "new_nouns": NEW_SPRITE_NOUNS})
     return root

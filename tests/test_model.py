@@ -8,7 +8,7 @@ from PIL import Image
 from modeling_findtrack import FindTrackModel, Track
 from modeling_findtrack.modeling_findtrack import KeyMask
 from modeling_findtrack.results import Candidate
-from tests.tiny_models import moving_square, tiny
+from tests.tiny_models import moving_square, preset, tiny
 
 
 @pytest.fixture(scope="module")
@@ -232,6 +232,17 @@ def test_save_and_load(parts, tmp_path):
     assert before.masks.areas().all()
     assert (before.masks.to_array() == after.masks.to_array()).all()
     assert after.score == pytest.approx(before.score, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["paper", "sam2"])
+def test_presets_lose_nothing_when_saved(kind, tmp_path):
+    """SAM shares one matrix between two of its parts; it is stored once and must come back."""
+    model, _ = preset(kind)
+    model.save_pretrained(tmp_path)
+    loaded, loading = FindTrackModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not loading["missing_keys"] and not loading["unexpected_keys"]
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
 
 
 def test_bfloat16_agrees_with_float32(parts):

@@ -3,6 +3,8 @@
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import cv2
@@ -10,22 +12,31 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from tests.conftest import NEW_SPRITE_NOUNS as NEW_NOUNS
 from tests.conftest import SPRITE_NOUNS as NOUNS
 from training import scenes, sprite_art, sprite_sample, sprites
 from training.backgrounds import HELDOUT_FAMILIES, TRAIN_FAMILIES, make_background
+from training.canvas_pool import CanvasPool
 from training.expressions import KINDS, vocabulary
 from training.folders import is_plain_name
-from training.scenes import SceneSampler
+from training.scenes import BendingDrawing, SceneSampler
 from training.sprite_art import (
     HELDOUT_STYLES,
     TRAIN_STYLES,
     ArtError,
+    SpriteBank,
     load_art,
     ready_art,
     save_art,
 )
 from training.sprite_dataset import choose_sentences
-from training.sprite_nouns import CONFUSABLE, NOUN_CODES, SYNONYMS, confusable_with
+from training.sprite_nouns import (
+    CONFUSABLE,
+    NEW_NOUN_CODES,
+    NOUN_CODES,
+    SYNONYMS,
+    confusable_with,
+)
 from training.sprite_render import CameraFaults, Pose, draw, prepare
 
 DATA = Path(__file__).parents[1] / "eval" / "data"
@@ -43,12 +54,58 @@ def clips(bank):
     return [sampler.clip(20, (96, 128)) for _ in range(40)]
 
 
+@pytest.fixture(scope="module")
+def wild_clips(bank):
+    """Clips with everything that is off by default, for tracking."""
+    sampler = SceneSampler(bank, seed=3, pool=4, textured=0.2, warp=0.5, crossing=0.5)
+    return [sampler.clip(20, (96, 128)) for _ in range(80)]
+
+
 def test_bank_round_trip(bank):
     assert bank.nouns == NOUNS
     assert set(bank.styles) == {*TRAIN_STYLES, *HELDOUT_STYLES}
     image = bank.image("car", TRAIN_STYLES[0])
     assert image.shape == (64, 64, 4) and image.dtype == np.uint8
     assert set(np.unique(image[..., :3])) == {255}
+
+
+def test_new_nouns_are_left_out_unless_asked_for(art_dir, bank):
+    every, new = load_art(art_dir, "all"), load_art(art_dir, nouns="new")
+    assert bank.new_nouns == () and set(bank.nouns).isdisjoint(NEW_NOUNS)
+    assert new.nouns == new.new_nouns == every.new_nouns == NEW_NOUNS
+    assert every.nouns == tuple(sorted(NOUNS + NEW_NOUNS))
+    assert set(vocabulary(every)) - set(vocabulary(bank)) == set(NEW_NOUNS)
+    with pytest.raises(ValueError, match="trained"):
+        load_art(art_dir, "old")
+
+
+@pytest.mark.parametrize("manifest", ['{"sources": []}', "[]", ""])
+def test_art_without_new_nouns_loads_as_before(art_dir, tmp_path, capsys, manifest):
+    """Custom folders, and banks fetched before there were new nouns."""
+    root = tmp_path / "bank"
+    shutil.copytree(art_dir, root)
+    (root / "manifest.json").write_text(manifest)
+    assert load_art(root).nouns == tuple(sorted(NOUNS + NEW_NOUNS))
+    for nouns in ("new", "all"):
+        with pytest.raises(ArtError, match="new nouns.*--fetch-art --art .*bank"):
+            load_art(root, nouns)
+    assert sprites.main(["--art", str(root), "--out", str(tmp_path), "--nouns", "mixed"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "--fetch-art" in error
+
+
+def test_a_fetched_bank_holds_all_nouns_and_hands_out_the_trained_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr(sprite_art, "_fetch", lambda source, scratch: scratch)
+    monkeypatch.setattr(sprite_art, "_read_sprite", lambda *_: np.full((4, 4, 4), 255, np.uint8))
+    sprite_art.build_art(tmp_path / "bank")
+    assert load_art(tmp_path / "bank").nouns == tuple(sorted(NOUN_CODES))
+    assert load_art(tmp_path / "bank", "new").nouns == tuple(sorted(NEW_NOUN_CODES))
+
+
+def test_the_words_of_findtrack_tiny_have_not_changed():
+    bank = SpriteBank(tuple(sorted(NOUN_CODES)), (), {})
+    assert vocabulary(bank) == sorted(vocabulary(bank)) and len(vocabulary(bank)) == 180
+    assert set(NEW_NOUN_CODES).isdisjoint(vocabulary(bank))
 
 
 def test_missing_art_says_what_to_do(tmp_path):
@@ -110,10 +167,11 @@ def test_only_the_default_cache_is_built_unasked(art_dir, tmp_path, monkeypatch)
 
 
 def test_nouns_are_distinct_single_words():
-    words = [*NOUN_CODES, *CANONICAL]
+    words = [*NOUN_CODES, *NEW_NOUN_CODES, *CANONICAL]
     assert len(words) == len(set(words)) and all(word.isalpha() for word in words)
-    assert len(NOUN_CODES) == len(set(NOUN_CODES.values())) >= 80
-    assert set(SYNONYMS) | set().union(*CONFUSABLE) <= set(NOUN_CODES)
+    codes = [*NOUN_CODES.values(), *NEW_NOUN_CODES.values()]
+    assert len(codes) == len(set(codes)) == 97 and len(NEW_NOUN_CODES) == 10
+    assert set(SYNONYMS) | set().union(*CONFUSABLE) <= {*NOUN_CODES, *NEW_NOUN_CODES}
 
 
 @pytest.mark.parametrize("family", TRAIN_FAMILIES + HELDOUT_FAMILIES)
@@ -140,6 +198,64 @@ def test_sampler_is_deterministic_and_seed_matters(bank):
     assert not np.array_equal(three(5)[0].frames, three(6)[0].frames)
 
 
+def same_clip(a, b):
+    return (
+        np.array_equal(a.frames, b.frames)
+        and np.array_equal(a.masks, b.masks)
+        and (a.expressions, a.background, a.fps) == (b.expressions, b.background, b.fps)
+    )
+
+
+def stream(bank, seed, numbers, **options):
+    """Clips of a seed by number, from a sampler and a pool of their own."""
+    sampler = SceneSampler(bank, seed, pool=0, **options)
+    pool = CanvasPool(TRAIN_FAMILIES, seed, size=4, period=6)
+    for i in numbers:
+        sampler.seek((seed, i), pool.at(i))
+        yield sampler.clip(1 if i % 2 else 3, (64, 80), expressions_per_object=2)
+
+
+def test_a_sample_depends_on_seed_and_number_alone(bank):
+    options = {"textured": 0.5, "warp": 0.5, "crossing": 0.5}
+    ordered = list(stream(bank, 5, range(14), **options))
+    backwards = list(stream(bank, 5, range(13, -1, -1), **options))[::-1]
+    assert all(map(same_clip, ordered, backwards))
+    (resumed,) = stream(bank, 5, [13], **options)
+    assert same_clip(ordered[13], resumed)
+    assert not any(same_clip(ordered[i], ordered[j]) for i in range(14) for j in range(i))
+    (other,) = stream(bank, 6, [13], **options)
+    assert not same_clip(resumed, other)
+
+
+def test_canvases_are_renewed_one_by_one_and_made_when_taken(monkeypatch):
+    made = []
+
+    def make(family, rng):
+        made.append(family)
+        return rng.random(4)
+
+    monkeypatch.setattr("training.canvas_pool.make_background", make)
+    pool = CanvasPool(("noise", "texture"), (1, 2), size=4, period=8)
+    shown = [[float(c[0]) for _, c in pool.at(i)] for i in range(33)]
+    changed = [sum(a != b for a, b in zip(*pair, strict=True)) for pair in pairwise(shown)]
+    assert changed == [i % 2 for i in range(32)]  # 4 slots in 8 steps, never two at once
+    assert len(made) == 4 + 16 == len({value for row in shown for value in row})
+    assert {f for f, _ in pool.at(0)} == {"noise", "texture"}
+    count = len(made)
+    later = pool.at(1000)
+    assert len(later) == 4 and len(made) == count
+    assert later[2] is later[2] and len(made) == count + 1
+    anew = CanvasPool(("noise", "texture"), (1, 2), size=4, period=8).at(1000)
+    assert anew[2][0] == later[2][0] and np.array_equal(anew[2][1], later[2][1])
+    with pytest.raises(ValueError, match="-1"):
+        pool.at(-1)
+
+
+def test_a_sampler_without_canvases_says_so(bank):
+    with pytest.raises(ValueError, match="seek"):
+        SceneSampler(bank, 0, pool=0).clip(1, (64, 64))
+
+
 @pytest.mark.parametrize("frames,size", [(1, (64, 64)), (7, (48, 90)), (5, (90, 48))])
 def test_shapes(bank, frames, size):
     clip = SceneSampler(bank, 0, pool=4).clip(frames, size, fps=12)
@@ -164,20 +280,97 @@ def test_drawing_covers_exactly_the_opaque_pixels(bank):
     assert draw(frame, drawing, Pose(-90.0, 40.0, 50.0, 0.4, False)) is None
 
 
-def test_masks_follow_the_frames(bank, monkeypatch):
-    """White sprites on black without camera faults: the masks are the bright pixels."""
+@pytest.mark.parametrize("options,dark", [({}, 0), ({"warp": 1.0, "crossing": 1.0}, 0.005)])
+def test_masks_follow_the_frames(bank, monkeypatch, options, dark):
+    """White sprites on black, no shadows or camera faults: the masks are the bright pixels."""
     monkeypatch.setattr(scenes, "make_background", lambda *_: np.zeros((448, 448, 3), np.uint8))
     monkeypatch.setattr(scenes, "colour_matrix", lambda *_: None)
+    monkeypatch.setattr(scenes, "cast_shadow", lambda *_: None)
     perfect = CameraFaults(None, 0.0, 0.0, None, 0)
     monkeypatch.setattr(SceneSampler, "_faults", lambda self: perfect)
-    sampler = SceneSampler(bank, 1, pool=1)
+    sampler = SceneSampler(bank, 1, pool=1, **options)
     for _ in range(6):
         clip = sampler.clip(6, (96, 128))
         bright, union = clip.frames[..., 0] >= 128, clip.masks.any(axis=0)
-        assert union.any() and not (union & ~bright).any()
-        # Two half-transparent edges over each other may add up to a bright pixel.
+        # Two half-transparent edges over each other may add up to a bright pixel, or to a dark
+        # one where the upper is a black occluder's.
+        assert union.any() and (union & ~bright).sum() <= dark * union.sum()
         assert (bright & ~union).sum() <= 0.02 * union.sum()
         assert clip.masks.sum(axis=0).max() == 1  # visible parts never overlap
+
+
+def outline(drawing, size):
+    frame = np.zeros((96, 96, 3), np.uint8)
+    opaque, place = draw(frame, drawing, Pose(48.0, 48.0, size, 0.3, False))
+    mask = np.zeros((96, 96), bool)
+    mask[place] = opaque
+    return mask
+
+
+@pytest.mark.parametrize("size", [10.0, 30.0, 64.0])
+def test_bending_moves_every_point_a_little(bank, size):
+    drawing = prepare(bank.image("tree", TRAIN_STYLES[0]), None, shadow=False)
+    shapes = np.random.default_rng(0).uniform(-0.1, 0.1, (3, 4, 4, 2)).astype(np.float32)
+    shapes[0] = 0
+    bending = BendingDrawing(drawing.levels, None, drawing.opaque, shapes)
+    still, *bent = (outline(*bending.bent(step, size)) for step in range(3))
+    assert np.array_equal(still, outline(drawing, size))
+    reach = 2 * int(np.ceil(0.12 * size)) + 1  # a little more: cubic interpolation overshoots
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach + 2, reach + 2))
+    for mask in bent:
+        assert 0 < (mask ^ still).sum() < 0.6 * still.sum()
+        assert not (mask & ~cv2.dilate(still.astype(np.uint8), disc).astype(bool)).any()
+
+
+def test_bending_is_smooth_in_time(bank, monkeypatch):
+    """Alone in a still picture but for its bending, an object changes a little at every frame."""
+    still = scenes.sample_motion
+
+    def rest(rng, steps, aspect, *_):
+        motion = still(rng, steps, aspect, aspect / 2, 0.4, 0.0)
+        position = np.broadcast_to(aspect / 2, (steps, 2))
+        extent, angle = np.full(steps, 0.4), np.zeros(steps)
+        return replace(motion, position=position, extent=extent, angle=angle, spin=0.0)
+
+    monkeypatch.setattr(scenes, "sample_motion", rest)
+    sampler = SceneSampler(bank, 3, pool=1, warp=1.0, moving_camera=0.0)
+    for _ in range(6):
+        clip = sampler.clip(8, (128, 128))
+        nearest = max(range(len(clip.objects)), key=lambda o: clip.objects[o].z)
+        if clip.objects[nearest].visibility.min() < 0.8:  # behind an occluder
+            continue
+        masks = clip.masks[nearest]
+        changed = (masks[1:] ^ masks[:-1]).sum(axis=(1, 2)) / masks[0].sum()
+        assert changed.max() < 0.2 and (masks[0] ^ masks[-1]).sum() > 0.01 * masks[0].sum()
+
+
+def overtakes(clip):
+    """Whether two objects' boxes overlap in the clip, but not at both of its ends."""
+    for a, b in combinations([o.boxes for o in clip.objects], 2):
+        meet = np.minimum(a[:, 2:], b[:, 2:]) > np.maximum(a[:, :2], b[:, :2])
+        if meet.all(axis=1).any() and not meet[[0, -1]].all():
+            yield a, b
+
+
+def test_paths_cross_when_asked_to(bank):
+    def share(**options):
+        sampler = SceneSampler(bank, 2, pool=2, **options)
+        found = [any(overtakes(sampler.clip(16, (96, 96), 0))) for _ in range(40)]
+        return np.mean(found)
+
+    assert share() < 0.5 < 0.9 < share(crossing=1.0)
+
+
+def test_twins_cross_first(bank):
+    sampler = SceneSampler(bank, 2, pool=2, crossing=1.0)
+    met = []
+    for _ in range(30):
+        clip = sampler.clip(16, (96, 96), expressions_per_object=0)
+        groups = Counter(o.noun for o in clip.objects)
+        twins = [o.boxes for o in clip.objects if groups[o.noun] > 1]
+        pairs = [(a, b) for a, b in overtakes(clip) if any(a is t for t in twins)]
+        met += [any(any(b is t for t in twins) for _, b in pairs)] if twins else []
+    assert np.mean(met) > 0.8
 
 
 def test_nearer_objects_hide_farther_ones(clips):
@@ -342,6 +535,11 @@ def test_direction_sentences_hold_and_twins_go_elsewhere(clips):
     assert checked >= 10
 
 
+def test_sentences_hold_in_wild_clips_too(wild_clips):
+    test_position_size_and_relation_sentences_hold(wild_clips)
+    test_direction_sentences_hold_and_twins_go_elsewhere(wild_clips)
+
+
 def test_sentences_of_a_clip_differ_and_spread_over_kinds(clips):
     for clip in clips:
         chosen = choose_sentences(clip.expressions, 8, np.random.default_rng(0))
@@ -369,6 +567,34 @@ def test_command_line_writes_the_same_bytes_twice(art_dir, tmp_path, capsys):
     assert "--overwrite" in capsys.readouterr().err
     assert tree(tmp_path / "a" / "tiny") == first
     assert sprites.main([*command, "--overwrite", "--out", str(tmp_path / "a")]) == 0
+
+
+@pytest.mark.parametrize("nouns", ["new", "mixed"])
+def test_splits_with_new_nouns(art_dir, tmp_path, nouns):
+    command = ["--art", str(art_dir), "--seed", "3", "--clips", "24", "--split", "tiny"]
+    command += ["--size", "48", "--frames", "16", "16", "--nouns", nouns]
+    assert sprites.main([*command, "--out", str(tmp_path)]) == 0
+    videos, _ = check_split(tmp_path / "tiny", clips=24, heldout=0)
+    shown = [{o["noun"] for o in v["objects"]} for v in videos.values()]
+    asked = [(e["noun"], e["kind"]) for v in videos.values() for e in v["expressions"].values()]
+    new = [noun in NEW_NOUNS for noun, _ in asked]
+    assert all(there & set(NEW_NOUNS) for there in shown)
+    if nouns == "new":
+        assert all(there <= set(NEW_NOUNS) for there in shown) and all(new)
+        return
+    fresh = [
+        noun in NEW_NOUNS for v in videos.values() for noun in [o["noun"] for o in v["objects"]]
+    ]
+    assert 0.35 < np.mean(fresh) < 0.75 and 0.3 < np.mean(new) < 0.75
+    absent = [noun in NEW_NOUNS for noun, kind in asked if kind == "no-target"]
+    assert 0.1 < np.mean(absent) < 0.9
+    twins = [len(v["objects"]) > len(s) for v, s in zip(videos.values(), shown, strict=True)]
+    assert 0.3 < np.mean(twins) < 0.9
+
+
+def test_a_mixture_needs_new_nouns(bank):
+    with pytest.raises(ValueError, match="new nouns"):
+        SceneSampler(bank, 0, mixed=True)
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,13 @@ import torch
 from transformers import Sam2Config, SamConfig
 
 from modeling_findtrack import FindTrackModel, FindTrackProcessor
-from modeling_findtrack.configuration_findtrack import Beit3Config, FinderConfig
+from modeling_findtrack.configuration_findtrack import (
+    Beit3Config,
+    FinderConfig,
+    FindTrackConfig,
+)
 from training import tiny_model
-from training.pack import build_processor
+from training.tiny_model import build_processor
 
 WORDS = ["the", "a", "dog", "cat", "on", "left", "right", "big", "red", "car", "moving"]
 
@@ -110,3 +114,31 @@ def moving_square(frames: int = 9, size: tuple[int, int] = (48, 64)) -> np.ndarr
     for t in range(frames):
         video[t, 10:26, 4 + 3 * t : 20 + 3 * t] = (250, 220, 40)
     return video
+
+
+def preset(kind: str) -> tuple[FindTrackModel, FindTrackProcessor]:
+    """The full-size preset "paper" (SAM) or "sam2" in small and with random weights: the finder has
+    an image encoder of its own, as both presets before their encoders are compared."""
+    torch.manual_seed(4)
+    finder = sam_finder_config() if kind == "paper" else sam2_finder_config()
+    tokens = build_processor(WORDS)
+    config = FindTrackConfig(
+        finder_config=finder,
+        aligner_config=tiny_model.aligner_config(len(tokens.clip_tokenizer)),
+        tracker_config=tiny_model.tracker_config(),
+        conv_backbone_widths=tiny_model.BACKBONE_WIDTHS,
+    )
+    processor = FindTrackProcessor(
+        tokens.tokenizer,
+        tokens.clip_tokenizer,
+        finder_size=64,
+        finder_geometry="pad" if kind == "paper" else "squash",
+        beit3_size=32,
+        beit3_max_tokens=22,
+        aligner_size=tiny_model.ALIGNER_SIZE,
+        aligner_max_tokens=32,
+        tracker_size=tiny_model.IMAGE_SIZE,
+    )
+    model = FindTrackModel(config)
+    tiny_model.initialise(model)
+    return model.eval(), processor

@@ -1,8 +1,18 @@
-"""Named losses of finder and tracker."""
+"""Named losses, one value per mask; tasks weight and add them up.
+
+Every mean is over a number that does not depend on how a batch is dealt out, so that one process
+and several see the same loss.
+"""
+
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+class NonFiniteLossError(ValueError):
+    """The loss is no number; the message names step, terms and samples."""
 
 
 def mask_bce(logits: Tensor, target: Tensor) -> Tensor:
@@ -27,22 +37,37 @@ def hard_iou(logits: Tensor, target: Tensor) -> Tensor:
     return torch.where(union > 0, shared / union.clamp(min=1), 1.0)
 
 
-def mean_where(values: Tensor, where: Tensor) -> Tensor:
-    """Mean of `values` over the entries where `where` is 1; 0 if there are none."""
-    return (values * where).sum() / where.sum().clamp(min=1)
+def mask_terms(logits: Tensor, target: Tensor, iou: Tensor) -> dict[str, Tensor]:
+    """Mask BCE, Dice and the error of the predicted IoU, (P,) each.
 
-
-def mask_losses(logits: Tensor, target: Tensor, iou: Tensor, present: Tensor) -> dict[str, Tensor]:
-    """Mask BCE, Dice and IoU regression, averaged over the masks that have a target.
+    The official recipe trains only the first two, and so leaves the IoU head, by which key frames
+    are ranked, to drift.
 
     Args:
         logits: (P, s, s) mask logits.
         target: (P, s, s) in 0..1.
         iou: (P,) predicted IoU.
-        present: (P,) 1 where there is a target.
     """
     return {
-        "bce": 5 * mean_where(mask_bce(logits, target), present),
-        "dice": mean_where(mask_dice(logits, target), present),
-        "iou": 0.5 * mean_where((iou - hard_iou(logits, target)).abs(), present),
+        "bce": mask_bce(logits, target),
+        "dice": mask_dice(logits, target),
+        "iou": (iou - hard_iou(logits, target)).abs(),
     }
+
+
+def presence_bce(logits: Tensor, present: Tensor) -> Tensor:
+    """Binary cross-entropy (P,) of "the target is in this frame"."""
+    return F.binary_cross_entropy_with_logits(logits, present, reduction="none")
+
+
+def grounding_bce(logits: Tensor, cells: Tensor) -> Tensor:
+    """Cross-entropy (P,) of a heat map (P, g, g) against covered fractions; target cells are few,
+    so they count four times."""
+    weight = 1 + 3 * (cells > 0.2).float()
+    loss = F.binary_cross_entropy_with_logits(logits, cells, weight=weight, reduction="none")
+    return loss.mean(dim=(1, 2))
+
+
+def weighted_sum(terms: Mapping[str, Tensor], weight: Tensor) -> dict[str, Tensor]:
+    """Sum of each term (P,) under the weights (P,) of its entries; NaN where a weight is 0 is 0."""
+    return {name: torch.where(weight > 0, term * weight, 0.0).sum() for name, term in terms.items()}

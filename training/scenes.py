@@ -1,12 +1,13 @@
 """Random scenes of Ref-Sprites: named sprites over backgrounds, with masks and sentences."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
 
 from training.backgrounds import CANVAS, TRAIN_FAMILIES, make_background
+from training.canvas_pool import Canvas
 from training.expressions import Expression, describe
 from training.sprite_art import TRAIN_STYLES, SpriteBank
 from training.sprite_measure import Layer, SpriteObject, measure
@@ -17,7 +18,9 @@ from training.sprite_motion import (
     sample_motion,
 )
 from training.sprite_render import (
+    LEVELS,
     CameraFaults,
+    Drawing,
     Pose,
     cast_shadow,
     colour_matrix,
@@ -28,6 +31,7 @@ from training.sprite_render import (
 
 FRAME_RATES = (12, 15, 16, 20, 24)
 HORIZON = 16  # planned frames behind a single image, so that motion words have a meaning there
+BEND = 0.1  # longest sides by which a point of a drawing that bends moves at most
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,26 @@ class Clip:
     fps: int
 
 
+@dataclass(frozen=True)
+class BendingDrawing(Drawing):
+    """A drawing whose shape changes smoothly from frame to frame."""
+
+    lattice: np.ndarray  # (P, 4, 4, 2) float32 displacements x, y in longest sides
+
+    def bent(self, step: int, size: float) -> tuple[Drawing, float]:
+        """Its shape at one planned frame for a longest side of `size` pixels, and the new side."""
+        wanted = min(size / self.longest, 1.0)
+        image = self.levels[max((i for i, s in enumerate(LEVELS) if s >= wanted), default=0)]
+        height, width = image.shape[:2]
+        longest, pad = max(height, width), int(np.ceil(BEND * max(height, width)))
+        shape = (width + 2 * pad, height + 2 * pad)
+        source = cv2.resize(self.lattice[step] * longest, shape, interpolation=cv2.INTER_CUBIC)
+        source[..., 0] += np.arange(-pad, width + pad, dtype=np.float32)
+        source[..., 1] += np.arange(-pad, height + pad, dtype=np.float32)[:, None]
+        image = cv2.remap(image, source, None, cv2.INTER_LINEAR)
+        return replace(self, levels=(image,) * len(LEVELS)), size * (longest + 2 * pad) / longest
+
+
 @dataclass
 class SceneSampler:
     """Endless random clips, the same ones for the same arguments and the same calls.
@@ -54,9 +78,13 @@ class SceneSampler:
         styles: Art styles to draw from; ValueError if the bank lacks one.
         backgrounds: Background families to draw from.
         pool: Background canvases kept; they are cropped, turned and recoloured for every clip
-            and replaced one by one.
+            and replaced one by one. 0 if `seek` will bring some.
         textured: Share of the objects that are unnamed cut-outs of texture instead of sprites.
         moving_camera: Share of the clips with camera motion.
+        warp: Share of the objects and occluders that bend from frame to frame.
+        crossing: Share of the clips in which two objects, twins if there are any, cross paths.
+        mixed: Whether about half of a scene's nouns, and at least one, are new ones of the bank,
+            and so with the nouns of no-target sentences. Otherwise all nouns are equally likely.
     """
 
     bank: SpriteBank
@@ -66,13 +94,19 @@ class SceneSampler:
     pool: int = 32
     textured: float = 0.0
     moving_camera: float = 0.55
+    warp: float = 0.0
+    crossing: float = 0.0
+    mixed: bool = False
     _rng: np.random.Generator = field(init=False, repr=False)
-    _canvases: list[tuple[str, np.ndarray]] = field(init=False, repr=False, default_factory=list)
+    _canvases: Sequence[Canvas] = field(init=False, repr=False, default_factory=list)
+    _renewing: bool = field(init=False, repr=False, default=True)
 
     def __post_init__(self):
         missing = set(self.styles) - set(self.bank.styles)
         if missing or not self.styles:
             raise ValueError(f"no art of style {sorted(missing)} (has {list(self.bank.styles)})")
+        if self.mixed and not self.bank.new_nouns:
+            raise ValueError("a mixture needs a bank with new nouns: load_art(nouns='all')")
         cv2.setNumThreads(1)
         self._rng = np.random.default_rng(self.seed)
         noise = self._rng.standard_normal((640, 640, 3), dtype=np.float32)
@@ -84,7 +118,20 @@ class SceneSampler:
         """Start the random numbers anew; the pool of backgrounds stays as it is."""
         self._rng = np.random.default_rng(seed)
 
-    def _new_canvas(self, number: int) -> tuple[str, np.ndarray]:
+    def seek(self, seed: int | Sequence[int], canvases: Sequence[Canvas]) -> None:
+        """Make the clips from here on a function of these arguments and of the sampler's own.
+
+        What was drawn before no longer matters, so sample number i can be made at any time, by
+        any process: `sampler.seek((seed, i), pool.at(i))` with a `CanvasPool`.
+
+        Args:
+            seed: Anything `numpy.random.default_rng` takes.
+            canvases: Backgrounds that take the place of the sampler's pool; never renewed.
+        """
+        self.reseed(seed)
+        self._canvases, self._renewing = canvases, False
+
+    def _new_canvas(self, number: int) -> Canvas:
         family = self.backgrounds[number % len(self.backgrounds)]
         return family, make_background(family, self._rng)
 
@@ -115,17 +162,19 @@ class SceneSampler:
         layers = self._layers(steps, aspect)
         frames, masks, whole = self._render(layers, camera, canvas, shown, size)
         objects, facts = measure(layers, camera, masks, whole, shown, self.bank)
-        expressions = describe(facts, self.bank.nouns, rng)
+        expressions = describe(facts, self._speakable(), rng)
         if expressions_per_object is not None:
             expressions = _subsample(expressions, expressions_per_object, rng)
         rate = int(fps if fps is not None else FRAME_RATES[int(rng.integers(len(FRAME_RATES)))])
         return Clip(frames, masks, objects, tuple(expressions), family, rate)
 
-    def _canvas(self, num_frames: int) -> tuple[str, np.ndarray]:
+    def _canvas(self, num_frames: int) -> Canvas:
         """A background of the pool, renewing one now and then."""
         rng = self._rng
+        if not self._canvases:
+            raise ValueError("a sampler without a pool of backgrounds must `seek` first")
         slot = int(rng.integers(len(self._canvases)))
-        if rng.random() < (0.05 if num_frames == 1 else 0.3):
+        if self._renewing and rng.random() < (0.05 if num_frames == 1 else 0.3):
             self._canvases[slot] = self._new_canvas(int(rng.integers(len(self.backgrounds))))
         return self._canvases[slot]
 
@@ -152,17 +201,32 @@ class SceneSampler:
                 style = self.styles[int(rng.integers(len(self.styles)))]
             image = self.bank.image(noun, style) if noun else self._cutout()
             matrix = colour_matrix(rng, 1.0) if rng.random() < 0.8 else None
-            drawing = prepare(image, matrix, shadow)
+            drawing = self._prepare(image, matrix, shadow, steps)
             flip = rng.random() < 0.5
             layers.append(Layer(drawing, motion, flip, len(layers), noun, style if noun else ""))
+        if self.crossing and rng.random() < self.crossing:
+            _cross(rng, layers, aspect)
         layers = [layers[i] for i in rng.permutation(len(layers))]
         if rng.random() < 0.2:
             anchor = rng.uniform(0.1, 0.9, 2) * aspect
             extent = rng.uniform(0.15, 0.45)
             motion = sample_motion(rng, steps, aspect, anchor, extent, sample_heading(rng))
-            occluder = Layer(prepare(self._cutout(), None, shadow), motion, False, None)
+            drawing = self._prepare(self._cutout(), None, shadow, steps)
+            occluder = Layer(drawing, motion, False, None)
             layers.insert(int(rng.integers(len(layers) + 1)), occluder)
         return layers
+
+    def _prepare(
+        self, image: np.ndarray, matrix: np.ndarray | None, shadow: bool, steps: int
+    ) -> Drawing:
+        drawing, rng = prepare(image, matrix, shadow), self._rng
+        if not (self.warp and rng.random() < self.warp):
+            return drawing
+        # Two shapes it swings into and back, each at its own pace.
+        time = np.arange(steps)[:, None] * rng.uniform(0.1, 0.4, 2) + rng.uniform(0, 6.3, 2)
+        shapes = rng.normal(0, rng.uniform(0.02, 0.06), (2, 4, 4, 2))
+        lattice = np.tensordot(np.sin(time), shapes, 1).clip(-BEND, BEND).astype(np.float32)
+        return BendingDrawing(drawing.levels, drawing.shadow, drawing.opaque, lattice)
 
     def _cutout(self) -> np.ndarray:
         canvas = self._canvases[int(self._rng.integers(len(self._canvases)))][1]
@@ -178,7 +242,31 @@ class SceneSampler:
         if rng.random() < 0.6:
             twins = 2 if count < 3 or rng.random() < 0.65 else 3
             nouns[:twins] = [nouns[0]] * twins
+        if self.mixed:
+            nouns = self._mix(nouns)
         return ["" if rng.random() < self.textured else noun for noun in nouns]
+
+    def _mix(self, nouns: list[str]) -> list[str]:
+        """The same pattern of twins with other nouns: new ones for about half, at least one."""
+        rng = self._rng
+        different = list(dict.fromkeys(nouns))
+        wanted = rng.random(len(different)) < 0.5
+        wanted[int(rng.integers(len(different)))] |= not wanted.any()
+        new = rng.permutation(self.bank.new_nouns).tolist()
+        old = rng.permutation(self._old_nouns()).tolist()
+        pools = [new if (is_new and new) or not old else old for is_new in wanted]
+        other = {noun: pool.pop() for noun, pool in zip(different, pools, strict=True)}
+        return [other[noun] for noun in nouns]
+
+    def _old_nouns(self) -> list[str]:
+        return sorted(set(self.bank.nouns) - set(self.bank.new_nouns))
+
+    def _speakable(self) -> Sequence[str]:
+        """Nouns for no-target sentences; else "a new noun" would come to mean "it is there"."""
+        if not self.mixed:
+            return self.bank.nouns
+        old, new = self._old_nouns(), list(self.bank.new_nouns)
+        return new + self._rng.permutation(old)[: len(new)].tolist()
 
     def _render(
         self,
@@ -212,7 +300,10 @@ class SceneSampler:
                 if layer.drawing.shadow is not None:
                     under = Pose(x + offset[0], y + offset[1], extent, angle, layer.flip)
                     cast_shadow(frame, layer.drawing, under, depth)
-                drawn = draw(frame, layer.drawing, Pose(x, y, extent, angle, layer.flip))
+                drawing, side = layer.drawing, extent
+                if isinstance(drawing, BendingDrawing):
+                    drawing, side = drawing.bent(int(step), extent)
+                drawn = draw(frame, drawing, Pose(x, y, side, angle, layer.flip))
                 if layer.index is not None:
                     scale = extent / layer.drawing.longest
                     whole[layer.index, t] = layer.drawing.opaque * scale**2
@@ -233,6 +324,30 @@ class SceneSampler:
             noise=self._noise[int(rng.integers(3))] if rng.random() < 0.4 else None,
             quality=int(rng.integers(25, 80)) if rng.random() < 0.12 else 0,
         )
+
+
+def _cross(rng: np.random.Generator, layers: list[Layer], aspect: np.ndarray) -> None:
+    """Send two of `layers`, twins if there are any, past each other around the way of the first."""
+    nouns = [layer.noun for layer in layers]
+    pairs = [(i, j) for j in range(len(layers)) for i in range(j)]
+    twins = [(i, j) for i, j in pairs if nouns[i] and nouns[i] == nouns[j]]
+    pairs = twins or pairs
+    i, j = pairs[int(rng.integers(len(pairs)))]
+    first, second = layers[i].motion, layers[j].motion
+    steps = len(first.extent)
+    meet = int(rng.uniform(0.3, 0.7) * steps)
+    place = first.position[meet]
+    middle = first.position + np.clip(place, 0.2 * aspect, 0.8 * aspect) - place
+    # Apart at one end at least, unless they would have to hurry for it.
+    reach = (first.extent[meet] + second.extent[meet]) * rng.uniform(0.5, 1.0)
+    speed = min(2 * reach / steps, 0.05)
+    angle = rng.uniform(0, 2 * np.pi)
+    along, across = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    miss = rng.uniform(-0.3, 0.3) * reach
+    apart = (np.arange(steps) - meet)[:, None] * speed * along + miss * across
+    for n, sign in ((i, -0.5), (j, 0.5)):
+        path = replace(layers[n].motion, position=middle + sign * apart)
+        layers[n] = replace(layers[n], motion=path)
 
 
 def _sample_size(rng: np.random.Generator) -> float:

@@ -1,7 +1,8 @@
 """The sprites of Ref-Sprites: named pictures with alpha in several art styles.
 
 A bank is a folder: `<bank>/<style>/<noun>.png` (RGBA) and `<bank>/manifest.json`. `build_art`
-makes one from published emoji packages; any folder of that layout works as well.
+makes one from published emoji packages; any folder of that layout works as well. Nouns that the
+manifest lists under `new_nouns` are kept for fine-tuning: they are left out unless asked for.
 """
 
 import io
@@ -13,17 +14,19 @@ import tarfile
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, get_args
 
 import cv2
 import numpy as np
 
 from training.folders import complete_folder, replaceable
-from training.sprite_nouns import NOUN_CODES
+from training.sprite_nouns import NEW_NOUN_CODES, NOUN_CODES
 
 MAX_SIDE = 96  # pixels, longest side of a stored sprite
 TRAIN_STYLES = ("noto", "fluent3d")
 HELDOUT_STYLES = ("fluentflat",)  # never trained on
 ENVIRONMENT = "FINDTRACK_SPRITES"
+Nouns = Literal["trained", "new", "all"]  # "trained": what findtrack-tiny knows; all but the new
 
 
 @dataclass(frozen=True)
@@ -67,11 +70,13 @@ class SpriteBank:
         nouns: Nouns drawn in every style, sorted; an index into it is a `noun_id`.
         styles: Style names, sorted.
         images: (noun, style) -> (h, w, 4) uint8 RGBA, straight alpha, tight around the drawing.
+        new_nouns: Those of `nouns` that are kept for fine-tuning, sorted.
     """
 
     nouns: tuple[str, ...]
     styles: tuple[str, ...]
     images: dict[tuple[str, str], np.ndarray] = field(repr=False)
+    new_nouns: tuple[str, ...] = ()
 
     def image(self, noun: str, style: str) -> np.ndarray:
         """(h, w, 4) uint8 RGBA of `noun` in `style`; KeyError if the bank lacks it."""
@@ -83,34 +88,41 @@ def default_art_dir() -> Path:
     return Path(os.environ.get(ENVIRONMENT) or Path.home() / ".cache" / "findtrack" / "sprites")
 
 
-def load_art(path: str | os.PathLike | None = None) -> SpriteBank:
+def load_art(path: str | os.PathLike | None = None, nouns: Nouns = "trained") -> SpriteBank:
     """Read a bank from a folder.
 
     Args:
         path: The folder; `default_art_dir()` if None.
+        nouns: Which of the bank's nouns to take.
 
     Raises:
-        ArtError: No bank is there, or no noun is drawn in every style.
+        ArtError: No bank is there, no noun is drawn in every style, or new nouns are asked for
+            and the bank has none.
+        ValueError: Unknown `nouns`.
     """
+    if nouns not in get_args(Nouns):
+        raise ValueError(f"unknown choice of nouns {nouns!r}: choose from {get_args(Nouns)}")
     root = Path(path) if path is not None else default_art_dir()
+    remedy = f"fetch it with `python -m training.sprites --fetch-art --art {root}`"
     if not (root / "manifest.json").is_file():
-        raise ArtError(
-            f"no sprite art in {root}: fetch it with "
-            f"`python -m training.sprites --fetch-art --art {root}`"
-        )
+        raise ArtError(f"no sprite art in {root}: {remedy}")
     styles = tuple(sorted(p.name for p in root.iterdir() if p.is_dir()))
     names = [{p.stem for p in (root / style).glob("*.png")} for style in styles]
-    nouns = tuple(sorted(set.intersection(*names))) if names else ()
-    if not nouns:
+    there = set.intersection(*names) if names else set()
+    new = there.intersection(_manifest(root).get("new_nouns", ()))
+    if nouns != "trained" and not new:
+        raise ArtError(f"no new nouns in {root}, maybe art of an earlier version: {remedy}")
+    chosen = {"trained": there - new, "new": new, "all": there}[nouns]
+    if not chosen:
         raise ArtError(f"no noun in {root} is drawn in every style: build the art again")
     images = {}
     for style in styles:
-        for noun in nouns:
+        for noun in chosen:
             image = cv2.imread(str(root / style / f"{noun}.png"), cv2.IMREAD_UNCHANGED)
             if image is None or image.ndim != 3 or image.shape[2] != 4:
                 raise ArtError(f"{root / style / noun}.png is not an RGBA image")
             images[noun, style] = cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA)
-    return SpriteBank(nouns, styles, images)
+    return SpriteBank(tuple(sorted(chosen)), styles, images, tuple(sorted(new & chosen)))
 
 
 def save_art(root: Path, images: dict[tuple[str, str], np.ndarray], manifest: dict) -> None:
@@ -128,7 +140,7 @@ def save_art(root: Path, images: dict[tuple[str, str], np.ndarray], manifest: di
         (part / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
 
 
-def ready_art(path: Path | None = None) -> SpriteBank:
+def ready_art(path: Path | None = None, nouns: Nouns = "trained") -> SpriteBank:
     """`load_art`, after building the bank if it is missing from the cache in the home folder.
 
     A folder that someone named, by argument or environment, is never filled unasked: a mistyped
@@ -140,7 +152,7 @@ def ready_art(path: Path | None = None) -> SpriteBank:
     named = path is not None or os.environ.get(ENVIRONMENT)
     if not named and not (default_art_dir() / "manifest.json").is_file():
         build_art()
-    return load_art(path)
+    return load_art(path, nouns)
 
 
 def build_art(root: Path | None = None) -> Path:
@@ -157,24 +169,30 @@ def build_art(root: Path | None = None) -> Path:
     with tempfile.TemporaryDirectory() as scratch:
         for source in SOURCES:
             folder = _fetch(source, Path(scratch) / source.style)
-            for noun, code in NOUN_CODES.items():
+            for noun, code in (NOUN_CODES | NEW_NOUN_CODES).items():
                 images[noun, source.style] = _read_sprite(folder, code, source)
             packages.append({
                 "style": source.style, "package": source.package, "version": source.version,
                 "licence": source.licence, "attribution": source.attribution,
                 "heldout": source.style in HELDOUT_STYLES,
             })  # fmt: skip
-    save_art(root, images, {"sources": packages, "nouns": NOUN_CODES, "max_side": MAX_SIDE})
+    nouns = {"nouns": NOUN_CODES, "new_nouns": NEW_NOUN_CODES}
+    save_art(root, images, {"sources": packages, **nouns, "max_side": MAX_SIDE})
     return root
+
+
+def _manifest(folder: Path) -> dict:
+    """The manifest in `folder`; empty if there is none or it cannot be read."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return manifest if isinstance(manifest, dict) else {}
 
 
 def _is_bank(folder: Path) -> bool:
     """Whether `folder` has a manifest of ours; other programs also name a file manifest.json."""
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(manifest, dict) and "sources" in manifest
+    return "sources" in _manifest(folder)
 
 
 def _check_root(root: Path) -> None:

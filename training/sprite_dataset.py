@@ -33,6 +33,7 @@ class SplitSpec:
     sentences: int = 8  # at most, per clip, one of them without a target
     quality: int = 78  # JPEG
     heldout_fraction: float = 0.0  # share with held-out art, and as many with such a background
+    mixed: bool = False  # new nouns in every clip, beside the bank's others; see `SceneSampler`
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ def _generate_one(
         styles=HELDOUT_STYLES if heldout_art else TRAIN_STYLES,
         backgrounds=HELDOUT_FAMILIES if heldout_background else TRAIN_FAMILIES,
         pool=4,
+        mixed=spec.mixed,
     )
     wide, high = ASPECTS[int(rng.integers(len(ASPECTS)))]
     scale = spec.short_side / min(wide, high)

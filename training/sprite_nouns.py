@@ -33,6 +33,12 @@ NOUN_CODES: dict[str, str] = {
     "shoe": "1f45f", "star": "2b50", "umbrella": "2614",
 }  # fmt: skip
 
+# Ten more that `findtrack-tiny` has never seen, for fine-tuning it to something new.
+NEW_NOUN_CODES: dict[str, str] = {
+    "anchor": "2693", "bell": "1f514", "bucket": "1faa3", "castle": "1f3f0", "dress": "1f457",
+    "drum": "1f941", "eggplant": "1f346", "kangaroo": "1f998", "magnet": "1f9f2", "whale": "1f433",
+}  # fmt: skip
+
 # Other single words for a noun; half of the sentences about it may use them.
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "airplane": ("plane",),
@@ -58,10 +64,11 @@ CONFUSABLE: tuple[frozenset[str], ...] = (
     frozenset({"duck", "swan", "chicken", "parrot", "penguin", "owl"}),
     frozenset({"bear", "panda"}),
     frozenset({"lion", "tiger", "cat"}),
-    frozenset({"fish", "dolphin"}),
+    frozenset({"fish", "dolphin", "whale"}),
     frozenset({"bee", "ladybug"}),
     frozenset({"goat", "sheep"}),
     frozenset({"rose", "sunflower"}),
+    frozenset({"house", "castle"}),
 )
 
 

@@ -38,6 +38,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="share of the clips drawn in the art style never trained on, and as many on the "
         "background family never trained on (default 0)",
     )  # fmt: skip
+    parser.add_argument(
+        "--nouns", choices=("trained", "new", "mixed"), default="trained",
+        help="trained: those findtrack-tiny knows (default); new: ten others, to validate "
+        "fine-tuning; mixed: at least one new noun in every clip, about half of all, to fine-tune "
+        "without forgetting",
+    )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace an existing split")
     args = parser.parse_args(argv)
     if args.out is None and not args.fetch_art:
@@ -62,8 +68,10 @@ def run(args: argparse.Namespace) -> None:
         sentences=args.sentences,
         quality=args.quality,
         heldout_fraction=args.heldout_fraction,
+        mixed=args.nouns == "mixed",
     )
-    print(write_split(ready_art(args.art), spec, args.out, args.split, args.overwrite))
+    bank = ready_art(args.art, "all" if spec.mixed else args.nouns)
+    print(write_split(bank, spec, args.out, args.split, args.overwrite))
 
 
 def main(argv: list[str] | None = None) -> int:

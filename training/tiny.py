@@ -1,82 +1,131 @@
-"""Train `findtrack-tiny` on Ref-Sprites, stage by stage: `python -m training.tiny STAGE`.
+"""Train `findtrack-tiny` from nothing: `python -m training.tiny`.
 
-sam     backbone and mask decoder, from boxes and coarse heat maps
-words   nouns and sentences on the token grid          (beside sam)
-find    sentences prompt the decoder                   (after sam and words)
-track   memory, on the frozen backbone                 (after sam)
-align   the aligner                                    (any time)
-pack    all of it as one checkpoint in fp16
+Each stage is a run of `training.finetune` with a configuration of training/configs/tiny, one thread
+each, as many at a time as there are processors. Stopped at any moment, the same command goes on.
 """
 
 import argparse
-import logging
+import os
+import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
+from eval.report import cores, positive, run_command
 
-# Stage -> processor minutes.
-STAGES = {"sam": 16.0, "words": 24.0, "find": 32.0, "track": 44.0, "align": 14.0, "pack": 0.0}
+from .folders import complete_folder
+
+CONFIGS = Path(__file__).parent / "configs" / "tiny"
+# Stage -> the stages it builds on. In this order they are started as processors become free.
+STAGES = {
+    "boxes": (),
+    "nouns": (),
+    "ground": ("nouns",),
+    "track": ("boxes",),
+    "find": ("boxes", "ground"),
+    "align": (),
+}
+
+NAME = "findtrack-tiny"
+JOINED = {"tracker": "track", "aligner": "align"}  # part -> the stage it is from; the rest: find
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run one stage; returns the exit status: 0 done, 2 without sprite art or earlier stages."""
-    parser = argparse.ArgumentParser(
-        prog="python -m training.tiny",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("stage", choices=STAGES)
-    minutes = "processor minutes to train; default: as the shipped checkpoint was"
-    parser.add_argument("--minutes", type=float, help=minutes)
-    parser.add_argument("--out", type=Path, default=Path("runs/tiny"), help="folder of all stages")
+def _parse(argv) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m training.tiny", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--out", type=Path, default=Path("runs/tiny"), help="(runs/tiny)")
+    parser.add_argument("--jobs", type=positive, default=cores(), help="stages at a time (cores)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1, help="processor threads")
-    parser.add_argument("--art", type=Path, help="folder of sprite art")
-    args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
-    from .sprite_art import ArtError
+    parser.add_argument("--art", type=Path, metavar="DIR", help="folder of sprite art")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", action="extend",
+        help="changes to the configuration of every stage",
+    )  # fmt: skip
+    return parser.parse_args(argv)
 
+
+def _run(args: argparse.Namespace) -> int:
+    from .sprite_art import ready_art
+    from .tiny_model import write_start
+
+    bank = ready_art(args.art)  # before the stages, which would fetch it at the same time
+    if not (args.out / "start" / "model.safetensors").is_file():
+        write_start(args.out / "start", bank, args.seed)
+    waiting, running, done = list(STAGES), {}, set()
     try:
-        run(args.stage, args.minutes or STAGES[args.stage], args.out, args.seed, args.art)
-    except ArtError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except FileNotFoundError as error:  # of an earlier stage, which is the only thing read here
-        print(f"error: {error}: run the stages before {args.stage} first", file=sys.stderr)
-        return 2
+        while waiting or running:
+            ready = [s for s in waiting if done.issuperset(STAGES[s])]
+            for stage in ready[: args.jobs - len(running)]:
+                waiting.remove(stage)
+                running[stage] = _start(stage, args)
+            time.sleep(0.2)
+            for stage, process in list(running.items()):
+                status = process.poll()
+                if status is None:
+                    continue
+                del running[stage]
+                if status:
+                    log = args.out / f"{stage}.txt"
+                    last = (log.read_text(errors="replace").strip().splitlines() or [""])[-1]
+                    raise ValueError(f"stage {stage} failed, see {log}: {last}")
+                done.add(stage)
+                print(f"{stage}: done", flush=True)
+    finally:
+        for process in running.values():
+            process.terminate()
+        for process in running.values():
+            process.wait()
+    _join(args.out)
+    print(f"findtrack-tiny: {args.out / NAME}")
     return 0
 
 
-def run(stage: str, minutes: float, out: Path, seed: int, art: Path | None) -> None:
-    """One stage with its inputs under `out`."""
-    from . import align_stage, find_stages, pack, track_stage
-    from .batches import SceneBatches
-    from .expressions import vocabulary
-    from .scenes import SceneSampler
-    from .sprite_art import ready_art
+def _join(out: Path) -> None:
+    """What the stages have learnt as one checkpoint in half precision, with all curves."""
+    import torch
 
-    bank = ready_art(art)
-    words = vocabulary(bank)
-    if stage == "pack":
-        return pack.pack(words, out)
-    # Each stage sees scenes of its own.
-    batches = SceneBatches(SceneSampler(bank, seed), seed + 1000 * list(STAGES).index(stage))
-    if stage == "align":
-        return align_stage.train_align(words, batches, out / stage, minutes)
-    if stage == "track":
-        batches.sampler.textured = 0.4
-        return track_stage.train_track(batches, out / "sam/ema.safetensors", out / stage, minutes)
-    parts = find_stages.FinderParts(len(find_stages.tokenizers(words)[0]))
-    if stage == "sam":
-        return find_stages.train_sam(parts, batches, out / stage, minutes)
-    if stage == "words":
-        return find_stages.train_words(parts, words, batches, out / stage, minutes)
-    find_stages.start_find(parts, out / "sam/ema.safetensors", out / "words/ema.safetensors")
-    return find_stages.train_find(parts, words, batches, out / stage, minutes)
+    from modeling_findtrack.cli import load_model
+    from modeling_findtrack.hub_folder import save_weights
+
+    from .parameters import take_parts
+    from .plot import plot
+
+    model, processor = load_model(str(out / "find" / "last"), "cpu", "float32")
+    take_parts(model, {part: str(out / stage / "last") for part, stage in JOINED.items()})
+    half = {
+        name: tensor.to(torch.float16) if tensor.is_floating_point() else tensor
+        for name, tensor in model.state_dict().items()
+    }
+    with complete_folder(out / NAME, lambda f: (f / "config.json").is_file()) as part:
+        save_weights(model, processor, half, part)
+        plot([out / stage for stage in STAGES], part / "training.png", NAME)
+
+
+def _start(stage: str, args: argparse.Namespace) -> subprocess.Popen:
+    """One stage as a process of its own; what it says goes into a file."""
+    # Scenes of its own for every stage.
+    changes = [f"seed={1 + list(STAGES).index(stage) + len(STAGES) * args.seed}", *args.set]
+    changes += [f"scenes.art={args.art}"] if args.art else []
+    config = str(CONFIGS / f"{stage}.yaml")
+    command = [sys.executable, "-m", "training.finetune", "--config", config]
+    print(f"{stage}: started, its log is {args.out / f'{stage}.txt'}", flush=True)
+    with (args.out / f"{stage}.txt").open("a") as log:
+        return subprocess.Popen(
+            [*command, "--set", *changes],
+            stdout=log,
+            stderr=log,
+            # The configurations name their folders by TINY_RUNS.
+            env=os.environ | {"OMP_NUM_THREADS": "1", "TINY_RUNS": str(args.out)},
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; 0 when trained, 2 on unusable input, 130 when interrupted."""
+    args = _parse(argv)
+    note = "interrupted; the same command goes on from the last checkpoints"
+    return run_command("training.tiny", lambda: _run(args), note)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

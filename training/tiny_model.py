@@ -1,13 +1,19 @@
 """`findtrack-tiny`: its configuration, its word-level tokenizers and its initialisation."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
 from transformers import CLIPConfig, PreTrainedTokenizerFast, Sam2Config, Sam2VideoConfig
 
+from modeling_findtrack import FindTrackModel, FindTrackProcessor
 from modeling_findtrack.configuration_findtrack import Beit3Config, FinderConfig, FindTrackConfig
+from modeling_findtrack.hub_folder import save_weights
+
+from .expressions import vocabulary
+from .folders import complete_folder
 
 IMAGE_SIZE = 192  # S of finder and tracker: mask logits 48 x 48, embedding 12 x 12
 BEIT3_SIZE = 128  # 64 image tokens
@@ -190,6 +196,47 @@ def tokenizers(words: Sequence[str]):
         limit=32,
     )
     return finder, aligner
+
+
+def build_processor(words: Sequence[str]) -> FindTrackProcessor:
+    """The processor of `findtrack-tiny`."""
+    finder, aligner = tokenizers(words)
+    return FindTrackProcessor(
+        finder,
+        aligner,
+        finder_size=IMAGE_SIZE,
+        tracker_size=IMAGE_SIZE,
+        beit3_size=BEIT3_SIZE,
+        beit3_antialias=True,
+        beit3_max_tokens=finder.model_max_length,
+        aligner_size=ALIGNER_SIZE,
+        aligner_geometry="squash",
+        aligner_max_tokens=aligner.model_max_length,
+    )
+
+
+def write_start(folder: Path, bank, seed: int) -> None:
+    """Write an untrained `findtrack-tiny`, the checkpoint that the first stages start from.
+
+    Args:
+        folder: Appears when it is complete.
+        bank: The `SpriteBank` whose nouns its vocabulary holds.
+        seed: Of the weights.
+    """
+    torch.manual_seed(seed)
+    processor = build_processor(vocabulary(bank))
+    model = FindTrackModel(tiny_config(len(processor.tokenizer), len(processor.clip_tokenizer)))
+    initialise(model)
+    with torch.no_grad():
+        # transformers draws two random matrices where SAM 2 has one.
+        for sam in (model.finder.sam, model.tracker.sam2):
+            matrix = sam.shared_image_embedding.positional_embedding
+            sam.prompt_encoder.shared_embedding.positional_embedding.copy_(matrix)
+        # The alpha channel must say something from the first step on.
+        alpha = model.aligner.vision_model.embeddings.patch_embedding_alpha
+        nn.init.kaiming_normal_(alpha.weight)
+    with complete_folder(folder, lambda f: (f / "config.json").is_file()) as part:
+        save_weights(model, processor, model.state_dict(), part)
 
 
 @torch.no_grad()

@@ -24,17 +24,9 @@ from datasets import (
 from datasets.exceptions import DatasetGenerationError
 from PIL import Image as PILImage
 
-from eval.metrics.jf.rle import checked_rle, decode
+from eval.metrics.jf.rle import decode
 
-from .tree import (  # noqa: F401  also for those who read other trees
-    LayoutError,
-    cached_by_file,
-    checked_name,
-    few,
-    image_size,
-    read_json,
-    require,
-)
+from .tree import LayoutError, cached_by_file, few, image_size
 
 logger = logging.getLogger(__name__)
 
@@ -151,12 +143,16 @@ class Benchmark:
                 times = range(len(row["frame_names"]))
                 if row["obj_ids"] and not any(decode_mask(row, t).any() for t in times):
                     empty.append((video, row["exp_id"]))
-        if empty:
+        self.tell_empty(empty)
+        return empty
+
+    def tell_empty(self, expressions: Sequence[tuple[str, str]]) -> None:
+        """Log which expressions, (video_id, exp_id) of each, have no pixel of their target."""
+        if expressions:
             logger.warning(
                 "%s %s: the object referred to is in no frame of %s",
-                *(self.title, self.split, few([f"{v}/{e}" for v, e in empty])),
+                *(self.title, self.split, few([f"{v}/{e}" for v, e in expressions])),
             )
-        return empty
 
     def digest(self) -> str:
         """SHA-256 (hex) that changes when the rows may; does not depend on where the tree lies."""
@@ -226,6 +222,11 @@ class Benchmark:
         )
 
 
+def own_columns(columns: Iterable[str]) -> list[str]:
+    """Those that a benchmark adds to what all have: its own facts, without masks."""
+    return [name for name in columns if name not in COMMON and not name.startswith("mask_")]
+
+
 def _generate(benchmark: Benchmark, videos: list[str]) -> Iterator[dict]:
     for video in videos:
         yield from benchmark.rows(video)
@@ -241,10 +242,14 @@ def decode_mask(row: dict, t: int) -> np.ndarray:
     mask = np.zeros(size, dtype=bool)
     if row.get("mask_rles") is not None:
         for i, rle in enumerate(row["mask_rles"][t]):
-            rle = checked_rle(rle, f"the mask of {_owner(row, t, i)}")
-            if rle["size"] != list(size):
+            if tuple(rle["size"]) != size:
                 raise ValueError(f"the mask of {_owner(row, t, i)} is {rle['size']}, not {size}")
-            mask |= decode(rle)
+            try:
+                mask |= decode(rle)
+            except ValueError as error:
+                raise ValueError(
+                    f"the mask of {_owner(row, t, i)} is a damaged RLE: {error}"
+                ) from None
         return mask
     if row.get("mask_images") is None:
         raise ValueError(f"the masks of video {row['video_id']} are not published")

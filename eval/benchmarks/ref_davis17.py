@@ -18,6 +18,8 @@ from pathlib import Path
 
 from datasets import Features, Value
 
+from eval.conventions import VOID
+
 from .base import COMMON, MASK_IMAGES, Benchmark, frame_columns, image_columns
 from .tree import LayoutError, check_files, checked_name, few, require
 
@@ -31,7 +33,6 @@ TEXTS = (
     ("Davis17_annot2_full_video.txt", "full"),
 )
 MISSPELT = {"clasic-car": "classic-car", "dog-scale": "dogs-scale", "motor-bike": "motorbike"}
-VOID = 255  # in label maps
 FOLDERS = {"unsupervised": "Annotations_unsupervised", "2017": "Annotations"}
 _LINE = re.compile(r"(\S+)\s+(\d+)\s+(\S.*)")
 
@@ -40,7 +41,7 @@ class RefDAVIS17(Benchmark):
     """One split of Ref-DAVIS17; each expression refers to one object.
 
     A text about an object that the annotations lack has an empty truth in every frame. Loading says
-    nothing of it; `warn_empty()` does, and scorer and runner call it.
+    nothing of it; `warn_empty()` does, and so do scorer and runner.
 
     Args:
         root: Folder as above.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eval.benchmarks.base import COMMON, Benchmark, decode_mask
+from eval.benchmarks.base import Benchmark, decode_mask, own_columns
 from eval.prediction_folder import PredictionFolder
 from eval.scoring import ExpressionScore
 
@@ -193,13 +193,12 @@ def _scores_line(row: dict, answer: dict, expression: ExpressionScore | None) ->
 
 def _origin_line(row: dict) -> Markup:
     """Where the expression is from, and the benchmark's own facts about it."""
-    own = [k for k in row if k not in COMMON and not k.startswith("mask_")]
     facts = [
         element("span", "video ", element("code", row["video_id"])),
         element("span", "expression ", element("code", row["exp_id"])),
         *(
             element("span", _fact(k, row[k]))
-            for k in own
+            for k in own_columns(row)
             if row[k] is not None and row[k] is not False
         ),
     ]

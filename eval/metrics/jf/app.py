@@ -16,7 +16,7 @@ from pathlib import Path
 import gradio as gr
 import numpy as np
 import pandas as pd
-from core import BOUND_TH, SequenceScores, j_and_f
+from core import BOUND_TH, SequenceScores, boundary, dilate, j_and_f
 from PIL import Image, UnidentifiedImageError
 
 MAX_PIXELS = 2**25  # of one mask, 8K video; larger uploads are refused unread
@@ -94,17 +94,7 @@ def score_clip(
         )
     names = sorted(truths, key=_natural)
     scores = SequenceScores(*_score_frames([(preds[name], truths[name]) for name in names]))
-    summary = {
-        "J&F": scores.jf,
-        "J": scores.j_mean,
-        "F": scores.f_mean,
-        "J_recall": scores.j_recall,
-        "F_recall": scores.f_recall,
-        "J_decay": scores.j_decay,
-        "F_decay": scores.f_decay,
-        "convention": "per-expression",
-        "frames": len(names),
-    }
+    summary = scores.as_dict() | {"convention": "per-expression", "frames": len(names)}
     curves = pd.DataFrame(
         {
             "frame": np.tile(np.arange(len(names)), 2),
@@ -208,28 +198,14 @@ def split_boundaries(pred: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, .
     """
     radius = math.ceil(BOUND_TH * np.linalg.norm(truth.shape))
     mine, theirs = boundary(pred), boundary(truth)
-    near_mine, near_theirs = dilate(mine, radius), dilate(theirs, radius)
+    near_mine, near_theirs = near(mine, radius), near(theirs, radius)
     return mine & near_theirs, mine & ~near_theirs, theirs & near_mine, theirs & ~near_mine
 
 
-def boundary(mask: np.ndarray) -> np.ndarray:
-    """Pixels (H, W) that differ from their right, lower or lower-right neighbour."""
-    edge = np.zeros_like(mask)
-    edge[:, :-1] = mask[:, :-1] != mask[:, 1:]
-    edge[:-1] |= mask[:-1] != mask[1:]
-    edge[:-1, :-1] |= mask[:-1, :-1] != mask[1:, 1:]
-    return edge
-
-
-def dilate(edge: np.ndarray, radius: int) -> np.ndarray:
+def near(edge: np.ndarray, radius: int) -> np.ndarray:
     """Pixels (H, W) within `radius` of one that is set."""
-    reach = np.zeros([n + 2 * radius for n in edge.shape], dtype=bool)
-    y, x = np.nonzero(edge)
-    for dy in range(2 * radius + 1):
-        half = math.isqrt(radius**2 - (dy - radius) ** 2)
-        for dx in range(radius - half, radius + half + 1):
-            reach[y + dy, x + dx] = True
-    return reach[radius : radius + edge.shape[0], radius : radius + edge.shape[1]]
+    height, width = edge.shape
+    return dilate(edge, radius)[radius : radius + height, radius : radius + width]
 
 
 def draw(pred: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -240,7 +216,7 @@ def draw(pred: np.ndarray, truth: np.ndarray) -> np.ndarray:
     picture = np.zeros((*pred.shape, 3), dtype=np.uint8)
     picture[pred | truth] = MASK
     for edge, colour in ((pred_hit | truth_hit, AGREED), (missed, MISSED), (wrong, WRONG)):
-        picture[dilate(edge, line)] = colour
+        picture[near(edge, line)] = colour
     return picture.repeat(scale, axis=0).repeat(scale, axis=1)
 
 

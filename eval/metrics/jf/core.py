@@ -85,13 +85,7 @@ class Region:
 
     @cached_property
     def _edge(self) -> np.ndarray:
-        """Boundary (h, w): pixels that differ from their right, lower or lower-right neighbour."""
-        crop = self._crop
-        edge = np.zeros_like(crop)
-        edge[:, :-1] = crop[:, :-1] ^ crop[:, 1:]
-        edge[:-1] |= crop[:-1] ^ crop[1:]
-        edge[:-1, :-1] |= crop[:-1, :-1] ^ crop[1:, 1:]
-        return edge
+        return boundary(self._crop)
 
     @cached_property
     def _edge_area(self) -> int:
@@ -101,7 +95,7 @@ class Region:
     def _reach(self) -> np.ndarray:
         """Pixels within `radius` of the boundary: (h + 2 radius, w + 2 radius), partly outside
         the image."""
-        return _dilate(np.pad(self._edge, self.radius), self.radius)
+        return dilate(self._edge, self.radius)
 
     def _edge_near(self, other: "Region") -> int:
         """How many pixels of the boundary lie within reach of the other's."""
@@ -176,6 +170,18 @@ class SequenceScores:
 
     j: np.ndarray = field(repr=False)  # (T,) float64, J per evaluated frame
     f: np.ndarray = field(repr=False)  # (T,) float64, F per evaluated frame
+
+    def as_dict(self) -> dict[str, float]:
+        """J&F, J, F, and recall and decay of both, by the names they are reported under."""
+        return {
+            "J&F": self.jf,
+            "J": self.j_mean,
+            "F": self.f_mean,
+            "J_recall": self.j_recall,
+            "F_recall": self.f_recall,
+            "J_decay": self.j_decay,
+            "F_decay": self.f_decay,
+        }
 
     @property
     def j_mean(self) -> float:
@@ -306,15 +312,28 @@ def _meet(origin, shape, other_origin, other_shape) -> tuple[tuple, tuple]:
     return tuple(mine), tuple(theirs)
 
 
-def _dilate(edge: np.ndarray, radius: int) -> np.ndarray:
-    """Dilation (h, w) by the disk y^2 + x^2 <= radius^2, of an array that is zero on a margin of
-    `radius` pixels.
+def boundary(mask: np.ndarray) -> np.ndarray:
+    """Pixels of a binary mask (h, w) that differ from their right, lower or lower-right neighbour;
+    bool or uint8 as the mask is."""
+    edge = np.zeros_like(mask)
+    edge[:, :-1] = mask[:, :-1] ^ mask[:, 1:]
+    edge[:-1] |= mask[:-1] ^ mask[1:]
+    edge[:-1, :-1] |= mask[:-1, :-1] ^ mask[1:, 1:]
+    return edge
+
+
+def dilate(edge: np.ndarray, radius: int) -> np.ndarray:
+    """Dilation of a binary array (h, w) by the disk y^2 + x^2 <= radius^2, bool or uint8 as it is.
 
     The disk is a stack of horizontal runs, the shorter the farther from its centre; the runs are
-    grown once, from the shortest. With that margin nothing wraps around from row to row, so that
-    a shift by any (y, x) is one shift of the flat array: several times faster than a convolution
-    with the disk, and exact in integers.
+    grown once, from the shortest. With a margin of `radius` nothing wraps around from row to row,
+    so that a shift by any (y, x) is one shift of the flat array: several times faster than a
+    convolution with the disk, and exact in integers.
+
+    Returns:
+        (h + 2 radius, w + 2 radius): with what lies up to `radius` pixels outside.
     """
+    edge = np.pad(edge, radius)
     width = edge.shape[1]
     flat = edge.ravel()
     n = flat.size

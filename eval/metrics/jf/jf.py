@@ -231,26 +231,14 @@ class JF(evaluate.Metric):
 
 
 def _score_masks(prediction: list[dict], reference: list[dict]) -> dict:
-    return _summary(sequence_scores(map(decode, prediction), map(decode, reference)))
+    return sequence_scores(map(decode, prediction), map(decode, reference)).as_dict()
 
 
 def _score_scores(j: list[float] | float, f: list[float] | float) -> dict:
-    summary = _summary(SequenceScores(j=np.atleast_1d(j), f=np.atleast_1d(f)))
+    summary = SequenceScores(j=np.atleast_1d(j), f=np.atleast_1d(f)).as_dict()
     if isinstance(j, float):  # a mean says nothing of the frames
         summary |= dict.fromkeys(("J_recall", "F_recall", "J_decay", "F_decay"))
     return summary
-
-
-def _summary(scores: SequenceScores) -> dict:
-    return {
-        "J&F": scores.jf,
-        "J": scores.j_mean,
-        "F": scores.f_mean,
-        "J_recall": scores.j_recall,
-        "F_recall": scores.f_recall,
-        "J_decay": scores.j_decay,
-        "F_decay": scores.f_decay,
-    }
 
 
 def _mean(values: list) -> float | None:

@@ -79,4 +79,6 @@ def decode(rle: dict) -> np.ndarray:
     """
     runs = run_lengths(rle["counts"])
     height, width = rle["size"]
+    if runs.sum() != height * width:  # looked at first: a damaged run may be of any length
+        raise ValueError(f"{height} x {width}, but its runs cover {runs.sum()} pixels")
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T

@@ -1,0 +1,356 @@
+"""Training from end to end: one process and several, killed and resumed, every configuration."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file
+
+from modeling_findtrack.cli import load_model
+from modeling_findtrack.hub_folder import save_weights
+from tests.benchmark_trees import make_mevis, make_ref_youtube_vos
+from tests.tiny_models import moving_square, preset
+from training import engine, finetune, tiny
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+CONFIGS = CHECKOUT / "training" / "configs"
+LAUNCHERS = CHECKOUT / "training" / "accelerate"
+VALID = CHECKOUT / "eval" / "data" / "ref_sprites"
+
+# Every task that real data can teach, on the committed split, but nothing that depends on how a
+# batch is dealt out (align/across does).
+SMALL = f"""
+model: {CHECKOUT}/modeling_findtrack/tiny
+benchmarks: [{{name: ref-sprites, root: {VALID}, split: valid}}]
+augment: {{flip: 0.5, crop: 0.8, colour: 0.2}}
+train: [finder, tracker.sam2.memory_attention, tracker.sam2.mask_decoder, aligner]
+find: {{weights: {{bce: 5.0, dice: 1.0, iou: 0.5, presence: 0.3, ground: 3.0}}, pairs: 2}}
+align: {{weights: {{within: 1.0}}, pairs: 3}}
+track: {{weights: {{bce: 5.0, dice: 1.0, iou: 0.5, presence: 0.3}}, frames: [2], objects: 2}}
+steps: 5
+batch_size: 4
+device_batch_size: 2
+optimizer: {{lr: 1.0e-3, warmup: 2}}
+attention: eager
+workers: 0
+checkpoint_every: 2
+log_every: 1
+"""
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("configs") / "small.yaml"
+    path.write_text(SMALL)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    """Runs of one process must not inherit each other's Accelerator."""
+    yield
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()
+
+
+def train(config: Path, out: Path, *changes: str) -> int:
+    """One run in this process."""
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()
+    options = ["--set", *changes] if changes else []
+    return finetune.main(["--config", str(config), "--out", str(out), *options])
+
+
+def command(config: Path, out: Path, launcher: str, *changes: str) -> list[str]:
+    """One run of two processes."""
+    launch = [sys.executable, "-m", "accelerate.commands.launch"]
+    launch += ["--config_file", str(LAUNCHERS / f"{launcher}.yaml"), "--num_processes", "2"]
+    launch += ["--main_process_port", "0", "-m", "training.finetune"]
+    options = ["--set", *changes] if changes else []
+    return [*launch, "--config", str(config), "--out", str(out), *options]
+
+
+def environment(launcher: str) -> dict[str, str]:
+    """DeepSpeed compiles with ninja, which lies beside the interpreter."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    own = {"PATH": path, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(CHECKOUT)}
+    if launcher == "cpu":
+        own["ACCELERATE_USE_CPU"] = "true"
+    return os.environ | own
+
+
+def launch(config: Path, out: Path, launcher: str, *changes: str) -> None:
+    done = subprocess.run(
+        command(config, out, launcher, *changes),
+        env=environment(launcher), cwd=CHECKOUT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def rows(out: Path, kind: str = "losses") -> dict[int, dict]:
+    lines = (out / "log.jsonl").read_text().splitlines()
+    return {row["step"]: row[kind] for row in map(json.loads, lines) if kind in row}
+
+
+@pytest.fixture(scope="module")
+def alone(small, tmp_path_factory) -> Path:
+    """The undisturbed run of one process."""
+    out = tmp_path_factory.mktemp("alone") / "run"
+    assert train(small, out) == 0
+    return out
+
+
+def assert_same_losses(out: Path, reference: Path, tolerance: float) -> None:
+    mine, theirs = rows(out), rows(reference)
+    assert mine.keys() == theirs.keys() == {1, 2, 3, 4, 5}
+    for step, losses in theirs.items():
+        assert mine[step] == pytest.approx(losses, abs=tolerance), step
+
+
+def test_a_run_learns_and_leaves_ordinary_checkpoints(alone):
+    from modeling_findtrack import FindTrackModel
+
+    losses = rows(alone)
+    assert set(losses[1]) == {
+        "find/bce", "find/dice", "find/iou", "find/presence", "find/ground", "align/within",
+        "track/bce", "track/dice", "track/iou", "track/presence", "total",
+    }  # fmt: skip
+    start = FindTrackModel.from_pretrained(CHECKOUT / "modeling_findtrack/tiny").state_dict()
+    model, processor = load_model(str(alone / "last"), "cpu", "float32")
+    for name, tensor in model.state_dict().items():
+        trained = name.startswith(("finder.", "aligner.", "tracker.sam2.mask_decoder."))
+        trained = trained or name.startswith("tracker.sam2.memory_attention.")
+        if not trained:
+            assert torch.equal(tensor, start[name]), name
+    moved = [n for n, t in model.state_dict().items() if not torch.equal(t, start[n])]
+    for part in ("finder.beit3.", "finder.sam.mask_decoder.", "aligner.", "tracker."):
+        assert any(name.startswith(part) for name in moved), part
+    (track,) = model.segment(moving_square(3), "the star", processor=processor)
+    assert len(track.masks) == 3
+    # As small as what it was trained from, with its card and its curves.
+    stored = load_file(alone / "last" / "model.safetensors")
+    assert {t.dtype for t in stored.values() if t.is_floating_point()} == {torch.float16}
+    card = ModelCard.load(alone / "last" / "README.md")
+    assert "## Fine-tuning" in card.text and (alone / "last" / "training.png").is_file()
+    assert not list(alone.rglob("*.part"))
+
+
+def test_two_processes_agree_with_one(small, alone, tmp_path):
+    launch(small, tmp_path / "run", "cpu")
+    assert_same_losses(tmp_path / "run", alone, 1e-3)
+
+
+def test_zero_3_agrees_and_saves_whole_weights(small, alone, tmp_path):
+    launch(small, tmp_path / "run", "deepspeed-zero3")
+    assert_same_losses(tmp_path / "run", alone, 1e-3)
+    mine, theirs = (
+        load_file(out / "last" / "model.safetensors") for out in (tmp_path / "run", alone)
+    )
+    assert mine.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        assert mine[name].shape == tensor.shape, name
+        assert torch.allclose(mine[name].float(), tensor.float(), atol=2e-2), name
+
+
+def kill_after(out: Path, step: int, *start: str, env: dict) -> None:
+    """Start a run and kill all of it, without warning, once it has logged `step`."""
+    process = subprocess.Popen(
+        start, env=env, cwd=CHECKOUT, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 400
+        while step not in (rows(out) if (out / "log.jsonl").exists() else {}):
+            assert process.poll() is None, process.stderr.read().decode()[-3000:]
+            assert time.monotonic() < deadline, "the run does not come on"
+            time.sleep(0.02)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stderr.close()
+
+
+def test_zero_2_agrees_and_killed_it_ends_as_if_nothing_had_happened(small, alone, tmp_path):
+    launcher = "deepspeed-zero2"
+    launch(small, tmp_path / "whole", launcher)
+    assert_same_losses(tmp_path / "whole", alone, 1e-3)
+
+    out = tmp_path / "killed"
+    kill_after(out, 3, *command(small, out, launcher), env=environment(launcher))
+    assert max(rows(out)) < 5, "it was too fast to be killed in the middle"
+    launch(small, out, launcher)
+    assert rows(out) == rows(tmp_path / "whole")
+    weights = [f / "last" / "model.safetensors" for f in (out, tmp_path / "whole")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_killed_alone_it_ends_bit_equal(small, alone, tmp_path):
+    start = [sys.executable, "-m", "training.finetune", "--config", str(small)]
+    out = tmp_path / "run"
+    kill_after(out, 3, *start, "--out", str(out), env=environment(""))
+    subprocess.run(
+        [*start, "--out", str(out)], env=environment(""), cwd=CHECKOUT, check=True,
+        capture_output=True,
+    )  # fmt: skip
+    whole = tmp_path / "whole"
+    subprocess.run(
+        [*start, "--out", str(whole)], env=environment(""), cwd=CHECKOUT, check=True,
+        capture_output=True,
+    )  # fmt: skip
+    assert rows(out) == rows(whole)
+    weights = [f / "last" / "model.safetensors" for f in (out, whole)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_resuming_another_run_is_one_line(small, alone, capsys):
+    assert train(small, alone, "optimizer.lr=1e-5") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "optimizer" in error and "--overwrite" in error
+    assert (alone / "last" / "config.json").is_file()
+
+
+def test_validation_is_logged_and_the_best_is_kept(small, tmp_path, monkeypatch, capsys):
+    # The first step changes nothing, the others ruin the model: the first checkpoint is the best.
+    monkeypatch.setattr(engine, "learning_rate", lambda how, step, total: 0.1 * (step > 0))
+    out = tmp_path / "run"
+    changes = [
+        "validation.name=ref-sprites", f"validation.root={VALID}", "validation.videos=2",
+        "track=null", "align=null", "steps=3", "checkpoint_every=1", "keep=1",
+        "trackers=[tensorboard]",
+    ]  # fmt: skip
+    assert train(small, out, *changes) == 0
+    scores = rows(out, "validation")
+    assert set(scores) == {1, 2, 3} and scores[1]["videos"] == 2
+    assert scores[1]["J&F"] > 0.5 > max(scores[2]["J&F"], scores[3]["J&F"])
+    assert os.readlink(out / "best") == "checkpoints/step-00000001"
+    assert os.readlink(out / "last") == "checkpoints/step-00000003"
+    kept = sorted(p.name for p in (out / "checkpoints").iterdir())
+    assert kept == ["step-00000001", "step-00000003"]
+    assert not (out / "best" / "state").exists() and (out / "last" / "state").exists()
+    for link, step in (("best", 1), ("last", 3)):
+        results = ModelCard.load(out / link / "README.md").data.eval_results
+        told = {result.metric_type: result.metric_value for result in results}
+        assert told["j_and_f"] == pytest.approx(scores[step]["J&F"], abs=1e-3)
+    assert list(out.rglob("events.out.tfevents.*"))
+    # The videos are of the split that is trained on.
+    assert "2 videos are kept apart" in capsys.readouterr().err
+
+
+def test_a_non_finite_loss_stops_and_names_the_batch(small, tmp_path, capsys):
+    changes = ["optimizer.lr=1e30", "optimizer.warmup=0", "optimizer.clip=1e30"]
+    assert train(small, tmp_path / "run", *changes) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "not finite" in error and "video" in error and "frame" in error
+
+
+def checkpoint(folder: Path, kind: str) -> Path:
+    model, processor = preset(kind)
+    folder.mkdir()
+    save_weights(model, processor, model.state_dict(), folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("ref-youtube-vos", "paper"), ("mevis", "paper"), ("lora-24gb", "sam2")],
+)
+def test_the_full_size_configurations_run(name, kind, tmp_path):
+    """On small models of the presets' kinds and small trees of the benchmarks' layouts."""
+    tree = (make_mevis if name == "mevis" else make_ref_youtube_vos)(tmp_path / "data")
+    changes = [
+        f"model={checkpoint(tmp_path / 'model', kind)}", f"benchmarks.0.root={tree}",
+        f"validation.root={tree}", "validation.videos=1", "epochs=null", "steps=2",
+        "checkpoint_every=1", "validate_every=2", "workers=0", "precision=null",
+        "batch_size=2", "device_batch_size=1",
+    ]  # fmt: skip
+    out = tmp_path / "run"
+    assert train(CONFIGS / f"{name}.yaml", out, *changes) == 0
+    assert rows(out, "validation")[2]["videos"] == 1
+    model, processor = load_model(str(out / "last"), "cpu", "float32")
+    assert not any("lora" in key for key in model.state_dict())
+    (track,) = model.segment(moving_square(3), "the dog", processor=processor)
+    assert len(track.masks) == 3
+    card = ModelCard.load(out / "last" / "README.md")
+    assert (card.data.license == "cc-by-nc-sa-4.0") == (name == "mevis")
+
+
+def test_the_ref_sprites_configuration_runs_and_learns_new_words(tmp_path):
+    tree = make_ref_youtube_vos(tmp_path / "data")  # whose "disk" findtrack-tiny does not know
+    changes = [
+        "benchmarks.0.name=ref-youtube-vos", f"benchmarks.0.root={tree}", "epochs=null", "steps=2",
+        f"model={CHECKOUT}/modeling_findtrack/tiny", f"validation.root={VALID}",
+        "validation.videos=1", "workers=0", "batch_size=2", "log_every=1",
+    ]  # fmt: skip
+    out = tmp_path / "run"
+    assert train(CONFIGS / "ref-sprites.yaml", out, *changes) == 0
+    _, processor = load_model(str(out / "last"), "cpu", "float32")
+    for tokenizer in (processor.tokenizer, processor.clip_tokenizer):
+        ids = tokenizer("the green disk")["input_ids"]
+        assert tokenizer.unk_token_id not in ids
+
+
+def test_cached_embeddings_change_nothing(small, tmp_path):
+    changes = ["track=null", "align=null", "steps=2"]
+    changes += ["augment.flip=0", "augment.crop=1", "augment.colour=0"]
+    assert train(small, tmp_path / "plain", *changes) == 0
+    cache = f"embedding_cache={tmp_path / 'cache'}"
+    for name in ("first", "second"):
+        assert train(small, tmp_path / name, *changes, cache) == 0
+        assert rows(tmp_path / name) == rows(tmp_path / "plain")
+    assert list((tmp_path / "cache").rglob("*.safetensors"))
+
+
+def test_gradient_checkpointing_changes_nothing(small, tmp_path):
+    changes = ["track=null", "steps=2"]
+    assert train(small, tmp_path / "plain", *changes) == 0
+    assert train(small, tmp_path / "thrifty", *changes, "gradient_checkpointing=true") == 0
+    for step, losses in rows(tmp_path / "plain").items():
+        assert rows(tmp_path / "thrifty")[step] == pytest.approx(losses, rel=1e-5)
+
+
+def test_every_stage_of_the_tiny_recipe_hands_on_what_the_next_one_needs(art_dir, tmp_path, capsys):
+    """One step each: not to learn, but to end with a model that segments."""
+    out = tmp_path / "tiny"
+    options = ["--out", str(out), "--art", str(art_dir), "--jobs", "2"]
+    quick = ["steps=1", "heldout=1", "validation=null", "checkpoint_every=1", "log_every=1"]
+    assert tiny.main([*options, "--set", *quick]) == 0
+    folder = out / "findtrack-tiny"
+    assert str(folder) in capsys.readouterr().out and (folder / "training.png").is_file()
+    assert (folder / "model.safetensors").stat().st_size < 20e6
+    model, processor = load_model(str(folder), "cpu", "float32")
+    (track,) = model.segment(moving_square(3), "the dog", processor=processor)
+    assert len(track.masks) == 3
+    # Each part comes from the stage that trained it.
+    final = load_file(folder / "model.safetensors")
+    for part, stage in (
+        ("finder.beit3.", "find"),
+        ("tracker.sam2.memory_encoder.", "track"),
+        ("tracker.sam2.vision_encoder.", "boxes"),
+        ("aligner.", "align"),
+    ):
+        trained = load_file(out / stage / "last" / "model.safetensors")
+        for name, tensor in final.items():
+            if name.startswith(part):
+                assert torch.equal(tensor, trained[name].half()), name
+
+
+def test_the_tiny_recipe_tells_which_stage_failed(art_dir, tmp_path, capsys):
+    options = ["--out", str(tmp_path), "--art", str(art_dir), "--jobs", "1"]
+    assert tiny.main([*options, "--set", "batch_size=none"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "boxes" in error and "batch_size" in error
+
+
+def test_help_is_quick_and_says_how_to_launch():
+    started = [sys.executable, "-X", "importtime", "-m", "training.finetune", "--help"]
+    done = subprocess.run(started, cwd=CHECKOUT, capture_output=True, text=True)
+    assert done.returncode == 0 and "accelerate launch -m training.finetune" in done.stdout
+    assert "| torch\n" not in done.stderr

@@ -1,0 +1,91 @@
+"""What a run is trained on and judged by, from its configuration."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from eval.benchmarks import load_benchmark
+from eval.benchmarks.base import Benchmark
+
+from .benchmark_samples import BenchmarkSource
+from .config import BenchmarkData, Config, SceneData, Validation
+from .samples import Source
+
+HELDOUT_SEED = 1_000_003  # apart from every seed that trains
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Videos that J&F is measured on."""
+
+    benchmark: Benchmark
+    videos: list[str]
+    key_frames: int | None
+
+
+@dataclass(frozen=True)
+class Data:
+    """The data of a run."""
+
+    source: Source
+    heldout: Source | None  # scenes that are never trained on
+    nouns: tuple[str, ...]  # what objects are called; () where nobody says
+    texts: list[str]  # sentences, or words, that the tokenizers should know
+    judge: Judge | None
+
+
+def load_data(config: Config, accelerator: Accelerator, say: Callable[[str], None]) -> Data:
+    """Read what the configuration names; the main process first, who leaves it in caches.
+
+    Raises:
+        ValueError, OSError: It is not there, or of no use.
+    """
+    judge = None if config.validation is None else _judge(config.validation)
+    with accelerator.main_process_first():
+        if config.scenes is not None:
+            return _scenes(config.scenes, config.seed, judge)
+        splits = [_training_split(b, config.validation, judge, say) for b in config.benchmarks]
+        source = BenchmarkSource(splits, config.seed)
+    return Data(source, None, (), source.texts, judge)
+
+
+def _scenes(scenes: SceneData, seed: int, judge: Judge | None) -> Data:
+    from .expressions import vocabulary
+    from .scene_samples import SceneSource
+    from .sprite_art import ready_art
+
+    bank = ready_art(None if scenes.art is None else Path(scenes.art))
+    how = {name: getattr(scenes, name) for name in ("textured", "warp", "crossing")}
+    source, heldout = (SceneSource(bank, seed + s, **how) for s in (0, HELDOUT_SEED))
+    return Data(source, heldout, bank.nouns, vocabulary(bank), judge)
+
+
+def _judge(how: Validation) -> Judge:
+    """Videos spread over a split."""
+    benchmark = load_benchmark(how.name, how.root, how.split, **how.options)
+    if not benchmark.has_truth:
+        raise ValueError(f"validation: {benchmark.title} {how.split} has no masks")
+    videos = list(benchmark.videos)
+    count = min(how.videos or len(videos), len(videos))
+    spread = [videos[i * len(videos) // count] for i in range(count)]
+    return Judge(benchmark, spread, how.key_frames)
+
+
+def _training_split(
+    data: BenchmarkData, how: Validation | None, judge: Judge | None, say: Callable[[str], None]
+) -> Benchmark:
+    """A split without the videos that validation is measured on."""
+    split = load_benchmark(data.name, data.root, data.split, **data.options)
+    place = (data.name, Path(data.root).resolve(), data.split)
+    if how is None or how.seen or place != (how.name, Path(how.root).resolve(), how.split):
+        return split
+    kept = [video for video in split.videos if video not in judge.videos]
+    if not kept:
+        raise ValueError(
+            f"validation takes all {len(split.videos)} videos of {data.name} {data.split} and "
+            "leaves none to train on: set validation.videos"
+        )
+    say(f"{len(split.videos) - len(kept)} videos are kept apart for validation")
+    return load_benchmark(data.name, data.root, data.split, videos=kept, **data.options)

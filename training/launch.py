@@ -1,0 +1,81 @@
+"""The Accelerator of a run, and what a model needs to be trained under it."""
+
+import os
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils import DistributedType
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+from .config import Config
+from .loader import Share
+
+
+def make_accelerator(config: Config) -> Accelerator:
+    """An Accelerator that also does what it is told where there is no GPU.
+
+    Raises:
+        ValueError: Something that the configuration or the launcher wants is not installed.
+    """
+    cuda = torch.cuda.is_available()
+    deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+    launched = "LOCAL_RANK" in os.environ
+    # Tasks may take part in some steps only, so not every parameter is used in every one.
+    handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]
+    if not cuda:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or it warns wherever it is installed
+    if not cuda and launched:
+        # Left to themselves, Accelerate and DeepSpeed look for NCCL and find one process each.
+        handlers.append(InitProcessGroupKwargs(backend="gloo"))
+    try:
+        accelerator = Accelerator(
+            cpu=not cuda and launched and not deepspeed,
+            mixed_precision=config.precision,
+            log_with=list(config.trackers) or None,
+            project_dir=config.out,
+            kwargs_handlers=handlers,
+        )
+    except (ImportError, NotImplementedError) as error:
+        raise ValueError(f"accelerate: {error}") from error
+    if deepspeed:
+        # Or `from_pretrained` would shard whatever it loads under ZeRO-3, checkpoints to be
+        # judged included. What is trained is sharded by `prepare`.
+        unset_hf_deepspeed_config()
+    return accelerator
+
+
+def uses_deepspeed(accelerator: Accelerator) -> bool:
+    """Whether DeepSpeed runs the show."""
+    return accelerator.distributed_type == DistributedType.DEEPSPEED
+
+
+def configure_deepspeed(accelerator: Accelerator, config: Config, share: Share) -> None:
+    """Put the numbers that DeepSpeed's own file leaves open.
+
+    Raises:
+        ValueError: The configuration asks for what a ZeRO stage cannot do.
+    """
+    settings = accelerator.state.deepspeed_plugin.deepspeed_config
+    settings["train_micro_batch_size_per_gpu"] = share.micro
+    settings["gradient_accumulation_steps"] = share.accumulate
+    settings["gradient_clipping"] = config.optimizer.clip
+    settings.pop("train_batch_size", None)
+    if settings.get("zero_optimization", {}).get("stage") == 3 and config.ema:
+        raise ValueError("ema: ZeRO-3 shards the weights that it averages; set ema=0")
+
+
+def set_attention(model, implementation: str) -> None:
+    """Choose it everywhere: parts of a composite model have configs of their own."""
+    for module in model.modules():
+        own = getattr(module, "config", None)
+        if hasattr(own, "_attn_implementation"):
+            own._attn_implementation = implementation
+
+
+def enable_checkpointing(model) -> None:
+    """Recompute activations in the backward pass instead of keeping them."""
+    how = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):  # its name since transformers 5.24
+        model.activation_checkpointing_enable(how)
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)

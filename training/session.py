@@ -1,0 +1,270 @@
+"""One run of training from its configuration to its checkpoints."""
+
+import sys
+import time
+from dataclasses import asdict
+
+import datasets
+import torch
+from accelerate.utils import set_seed
+from omegaconf import OmegaConf
+from tqdm import tqdm
+from transformers.utils import logging as transformers_logging
+
+from modeling_findtrack.cli import load_model
+
+from .averaging import MovingAverage
+from .checkpoints import Checkpoints, fingerprint
+from .config import Config
+from .data import load_data
+from .embedding_cache import EmbeddingCache, encoder_digest
+from .engine import Report, Training, evaluate, mean_losses, train_one_epoch
+from .finish import finish_run
+from .frame_batch import is_frozen, vision_encoder
+from .launch import (
+    configure_deepspeed,
+    enable_checkpointing,
+    make_accelerator,
+    set_attention,
+    uses_deepspeed,
+)
+from .learner import Learner, build_objectives
+from .loader import Places, Share, TaskSamples, task_loader
+from .new_words import add_new_words
+from .parameters import add_lora, choose_trained, take_parts, widen_scalars
+from .run_folder import RunFolder
+
+# Keys that do not change what is learnt: a run may be resumed with others.
+_FREE = (
+    "out", "workers", "device_batch_size", "embedding_cache", "keep", "trackers", "log_every",
+    "checkpoint_every", "validation", "validate_every", "heldout", "save_dtype", "precision",
+)  # fmt: skip
+
+
+class Session:
+    """Prepares, trains and finishes one run.
+
+    Args:
+        config: The configuration.
+        name: What the run is called.
+        command: How it was started, for the model card.
+
+    Raises:
+        ValueError, OSError: Model, data or folder are not what the configuration says.
+    """
+
+    def __init__(self, config: Config, name: str, command: str):
+        self.config, self.name, self.command = config, name, command
+        if not sys.stderr.isatty():
+            datasets.disable_progress_bars()
+            transformers_logging.disable_progress_bar()
+        self.accelerator = make_accelerator(config)
+        self.main = self.accelerator.is_main_process
+        self.folder = RunFolder(config.out)
+        set_seed(config.seed)
+        self.data = load_data(config, self.accelerator, self._say)
+        self.share = Share.of(
+            config.batch_size, config.device_batch_size, self.accelerator.num_processes
+        )
+        if self.share.batch_size != config.batch_size:
+            self._say(
+                f"batch_size {config.batch_size} becomes {self.share.batch_size}: "
+                f"{self.share.processes} processes x {self.share.accumulate} x {self.share.micro}"
+            )
+        self.epoch_steps = self._epoch_steps()
+        self.total = config.steps or max(1, round(config.epochs * self.epoch_steps))
+        learner = self._learner()
+        self.trained_count = sum(p.numel() for p in learner.parameters() if p.requires_grad)
+        scalars = widen_scalars(learner) if uses_deepspeed(self.accelerator) else []
+        self.training = self._prepare(learner)
+        self.checkpoints = Checkpoints(self.folder, self.training, self.processor, scalars)
+        self.seconds = 0.0
+
+    # ---- preparing -----------------------------------------------------------------------------
+
+    def _epoch_steps(self) -> int:
+        if self.data.source.length is None:
+            return self.config.scenes.steps_per_epoch
+        return -(-self.data.source.length // self.share.batch_size)
+
+    def _learner(self) -> Learner:
+        """Model and objectives, with only what is to learn learning."""
+        config = self.config
+        # In float32, whatever the checkpoint is stored in: small steps vanish in half precision.
+        model, self.processor = load_model(config.model, "cpu", "float32")
+        take_parts(model, config.parts)
+        if config.new_words:
+            words = add_new_words(model, self.processor, self.data.texts, config.seed)
+            self._say(f"{len(words)} new words: {', '.join(words[:20])}")
+        choose_trained(model, config.train)
+        if config.lora is not None:
+            add_lora(model, config.lora)
+        set_attention(model, config.attention)
+        if config.gradient_checkpointing:
+            enable_checkpointing(model)
+        cache = None
+        if config.embedding_cache is not None:
+            encoder = vision_encoder(model)
+            if not is_frozen(encoder):
+                raise ValueError("embedding_cache: the vision encoder is trained, so it changes")
+            digest = encoder_digest(encoder, self.processor)
+            cache = EmbeddingCache(config.embedding_cache, digest)
+        objectives = build_objectives(config, model, self.processor, self.data.nouns, cache)
+        shared = bool(model.config.share_vision_encoder)
+        self.collators = {name: o.collator(shared) for name, o in objectives.items()}
+        return Learner(model, objectives, config.tasks)
+
+    def _prepare(self, learner: Learner) -> Training:
+        """Wrap the learner for its processes."""
+        config, accelerator = self.config, self.accelerator
+        accelerator.gradient_accumulation_steps = self.share.accumulate
+        deepspeed = uses_deepspeed(accelerator)
+        if deepspeed:
+            configure_deepspeed(accelerator, config, self.share)
+        else:
+            learner.to(accelerator.device)
+        how = config.optimizer
+        optimizer = torch.optim.AdamW(
+            [p for p in learner.parameters() if p.requires_grad],
+            lr=how.lr,
+            betas=tuple(how.betas),
+            weight_decay=how.weight_decay,
+            fused=not deepspeed,
+        )
+        wrapped, optimizer = accelerator.prepare(learner, optimizer)
+        average = MovingAverage(learner, config.ema) if config.ema else None
+        return Training(accelerator, wrapped, optimizer, config, self.share, self.total, average)
+
+    # ---- training ------------------------------------------------------------------------------
+
+    def begin(self, overwrite: bool) -> int:
+        """Claim the folder and load what an earlier try left; the step to go on from."""
+        step = 0
+        if self.main:
+            text = OmegaConf.to_yaml(OmegaConf.structured(self.config))
+            step = self.folder.begin(self._identity(), text, overwrite) or 0
+        self.accelerator.wait_for_everyone()
+        if not self.main:
+            step = max(self.folder.steps(), default=0)
+        if self.config.trackers:
+            self.accelerator.init_trackers("findtrack", config={"name": self.name})
+        if step:
+            self.seconds = self.checkpoints.load(step)
+            self._say(f"going on from step {step} of {self.total}")
+            self._evaluate_if_due(step)
+        else:
+            self._say(
+                f"{self.trained_count:,} parameters, {self.total} steps of "
+                f"{self.share.batch_size} samples, {self.accelerator.num_processes} processes"
+            )
+        return step
+
+    def _identity(self) -> dict:
+        values = {k: v for k, v in asdict(self.config).items() if k not in _FREE}
+        return values | {"weights": fingerprint(self.config.model)}
+
+    def train(self, first: int) -> None:
+        """From step `first` to the end."""
+        every = self.config.checkpoint_every or self.epoch_steps
+        bar = tqdm(
+            total=self.total, initial=first, unit="step",
+            disable=not (self.main and sys.stderr.isatty()),
+        )  # fmt: skip
+        step, pending = first, []
+        while step < self.total:
+            stop = min((step // self.epoch_steps + 1) * self.epoch_steps, self.total)
+            started = time.perf_counter()
+            for report in train_one_epoch(self.training, self._loaders(step, stop), step, stop):
+                pending.append(report)
+                bar.update()
+                last = report.step == self.total
+                logs, saves = report.step % self.config.log_every == 0, report.step % every == 0
+                if not (logs or saves or last):
+                    continue
+                self.seconds += time.perf_counter() - started
+                if logs or last:
+                    self._log(pending, bar)
+                    pending = []
+                if saves or last:
+                    self.checkpoints.save(report.step, self.seconds)
+                    self._evaluate_if_due(report.step)
+                    self.training.learner.train()
+                started = time.perf_counter()
+            self.seconds += time.perf_counter() - started
+            step = stop
+        bar.close()
+
+    def _loaders(self, first: int, stop: int) -> dict:
+        return {
+            name: task_loader(
+                self.config, name, self.data.source, self.collators[name], self.share,
+                self.accelerator.process_index, first, stop, self.total,
+            )
+            for name in self.config.tasks
+        }  # fmt: skip
+
+    def _log(self, reports: list[Report], bar: tqdm) -> None:
+        losses = mean_losses(self.training, reports)
+        last = reports[-1]
+        row = {
+            "step": last.step,
+            "epoch": last.step / self.epoch_steps,
+            "lr": last.lr,
+            "grad_norm": last.grad_norm,
+            "seconds": round(self.seconds, 2),
+            "losses": losses,
+        }
+        if self.main:
+            self.folder.append(row)
+            bar.set_postfix(loss=f"{losses['total']:.3f}")
+        if self.config.trackers:
+            self.accelerator.log({**losses, "lr": last.lr}, step=last.step)
+
+    def _evaluate_if_due(self, step: int) -> None:
+        """Measure the checkpoint of `step` unless that was done or is not asked for."""
+        every = self.config.validate_every or 1
+        due = step % every == 0 or step == self.total
+        done = any(row["step"] == step and "validation" in row for row in self.folder.rows())
+        if due and not done and (self.data.judge is not None or self.config.heldout):
+            place = self.folder.checkpoint(step)
+            # As users will load it, whatever wrapped it in training.
+            model, processor = load_model(str(place), self.accelerator.device.type, "auto")
+            result = evaluate(self.accelerator, model, processor, self.data.judge, self._heldout())
+            numbers = {k: v for k, v in result.items() if isinstance(v, float)}
+            if self.main:
+                self.folder.append({"step": step, "validation": result})
+                self._say(f"step {step}: " + ", ".join(f"{k} {v:.3f}" for k, v in numbers.items()))
+            if self.config.trackers:
+                told = {f"validation/{k}": v for k, v in numbers.items()}
+                self.accelerator.log(told, step=step)
+        self.accelerator.wait_for_everyone()
+        if self.main:
+            self.folder.tidy(self.config.keep)
+        self.accelerator.wait_for_everyone()
+
+    def _heldout(self) -> dict:
+        """Task -> objective and held-out batches; the same ones every time."""
+        count, found = self.config.heldout, {}
+        for name, task in self.config.tasks.items() if count else ():
+            samples = TaskSamples(self.data.heldout, task, self.config.augment, 0)
+            share = Share(min(self.config.batch_size, 8), 1, 1)
+            places = Places(None, share, 0, 0, 0, count, count)
+            last = 1 - 1e-9  # of a curriculum, its last stage
+            batches = [
+                self.collators[name]([samples[p._replace(progress=last)] for p in batch])
+                for batch in places
+            ]
+            found[name] = (self.training.plain.objectives[name], batches)
+        return found
+
+    def finish(self) -> None:
+        """Curves and model card."""
+        if self.main:
+            finish_run(self)
+        self.accelerator.wait_for_everyone()
+        if self.config.trackers:
+            self.accelerator.end_training()
+
+    def _say(self, text: str) -> None:
+        if self.main:
+            tqdm.write(text, file=sys.stderr)
