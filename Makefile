@@ -63,7 +63,8 @@ tiny: $(VENV)/.train
 
 overfit: $(VENV)/.train
 	test -d runs/overfit-data/train || $(PY) -m training.sprites --seed 3 --clips 8 --frames 8 12 --out runs/overfit-data
-	$(PY) -m training.finetune --config training/configs/overfit.yaml
+	rm -rf runs/overfit
+	$(PY) -m training.finetune --config training/configs/overfit.yaml --at-least 0.85
 
 lint: $(VENV)/.lint
 	$(PY) -m ruff check .

@@ -126,7 +126,8 @@ class EvfFinder(nn.Module):
         Returns:
             Mask logits (P, s, s), predicted IoU (P,), object score logits (P,) or None (SAM).
         """
-        position = self.sam.get_image_wide_positional_embeddings()
+        # Its matrix is a buffer, which stays in float32 where only parameters are cast.
+        position = self.sam.get_image_wide_positional_embeddings().to(self._dtype)
         inputs = {
             "image_embeddings": images.embeddings,
             "image_positional_embeddings": position.expand(len(sparse), -1, -1, -1),
@@ -145,6 +146,11 @@ class EvfFinder(nn.Module):
         best = iou.argmax(dim=1)  # of one mask it is that mask
         rows = torch.arange(len(best), device=best.device)
         return masks[rows, best], iou[rows, best], presence
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return self.text_projection[0].weight.dtype
 
     def heat_map(self, patches: Tensor) -> Tensor | None:
         """Fused image tokens (P, g * g, D) -> heat map logits (P, g, g)."""

@@ -85,7 +85,7 @@ def as_stored(state: dict, name: str) -> dict:
         folder = Path(snapshot_download(name, local_files_only=True))
     whole = folder / "model.safetensors"
     shards = [whole] if whole.is_file() else sorted(folder.glob("model-*.safetensors"))
-    known = {"F16": torch.float16, "BF16": torch.bfloat16}
+    known = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
     stored = {}
     for shard in shards:
         with safe_open(shard, framework="pt") as tensors:

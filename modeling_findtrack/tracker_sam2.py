@@ -276,7 +276,10 @@ class Sam2Tracker(nn.Module):
         no_point = self.sam2.prompt_encoder.not_a_point_embed.weight.expand(size, 1, 2, -1)
         logits, iou, tokens, score = self.sam2.mask_decoder(
             image_embeddings=embeddings.expand(size, -1, -1, -1),
-            image_positional_embeddings=self.sam2.get_image_wide_positional_embeddings(),
+            # Of a buffer, which stays in float32 where only parameters are cast.
+            image_positional_embeddings=self.sam2.get_image_wide_positional_embeddings().to(
+                self.dtype
+            ),
             sparse_prompt_embeddings=no_point,
             dense_prompt_embeddings=dense,
             multimask_output=multimask,

@@ -311,6 +311,7 @@ def test_an_absent_target_trains_presence_and_heat_map_alone(find_blocks):
 def test_masks_are_compared_at_the_size_asked_for(base, monkeypatch):
     samples = [blocks(), blocks((96, 160))]
     losses, logits = {}, None
+    torch.manual_seed(1)
     for resolution in ("logits", "source"):
         task = config.FindTask(weights={"bce": 1.0}, resolution=resolution)
         objective = find_task.FindObjective(task, base[1])
@@ -492,14 +493,14 @@ def test_cells_are_told_apart_by_the_words_of_their_nouns(base, monkeypatch):
     tokens = F.one_hot(batch["labels"], 3).float()
     monkeypatch.setattr(objective, "_tokens", lambda *_: tokens)
     monkeypatch.setattr(objective, "_words", lambda _: torch.eye(3)[:2])
-    assert all(float(v) < 1e-6 for v in objective(None, batch).values())
+    assert all(float(v.detach()) < 1e-6 for v in objective(None, batch).values())
     assert objective.metrics(None, batch)["noun right"] == (36, 36)
     shown = batch["labels"] < 2
     for name, cells in (("noun", shown), ("background", ~shown)):
         right, tokens = tokens, torch.where(cells[..., None], tokens.roll(1, dims=-1), tokens)
         losses = objective(None, batch)
         assert float(losses.pop(name).detach()) == pytest.approx(40)
-        assert float(losses.popitem()[1]) < 1e-6
+        assert float(losses.popitem()[1].detach()) < 1e-6
         tokens = right
 
 
@@ -803,12 +804,13 @@ def test_merged_adapters_are_the_adapted_model(made, source):
     fresh = find_losses(model, processor, samples)  # an adapter begins as nothing
     assert all(float(fresh[k]) == pytest.approx(float(untouched[k]), rel=1e-5) for k in fresh)
 
+    torch.manual_seed(3)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name in added:
                 parameter.add_(torch.randn_like(parameter) * 0.2)
     adapted = find_losses(model, processor, samples)
-    assert abs(float(adapted["bce"] - untouched["bce"])) > 1e-3
+    assert all(abs(float(adapted[k] - untouched[k])) > 0.01 for k in ("ground", "presence"))
     state = merged(model.state_dict(), lora)
     assert set(state) == plain_keys
     fresh, _ = tiny(seed=5)
@@ -1033,7 +1035,8 @@ def test_another_run_s_folder_is_left_alone_unless_told_otherwise(tmp_path):
     assert folder.begin(IDENTITY, "", True) == 5  # the same run is no other
     assert folder.begin(other, "text", True) is None
     assert folder.steps() == [] and folder.rows() == []
-    assert sorted(p.name for p in folder.path.iterdir()) == ["config.yaml", "run.json"]
+    kept = sorted(p.name for p in folder.path.iterdir() if p.name != ".lock")
+    assert kept == ["config.yaml", "run.json"]
     assert (folder.path / "config.yaml").read_text() == "text"
 
 

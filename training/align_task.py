@@ -28,7 +28,9 @@ class AlignCollator:
         `rgb` (B, 3, c, c), `names`; of R regions `alpha` (R, 1, c, c), `frame` (R,), `noun` (R,)
         with -1 for a wrong region and -2 for an object nobody names; of P sentences `input_ids`,
         `attention_mask` (P, L), `region` (P,) and `weight` (P,), which adds up to at most 1.
+        Nouns that the classifier does not tell apart get numbers of this batch's own behind its.
         """
+        index = dict(self.index)
         alpha, frame, noun, texts, region, weight = [], [], [], [], [], []
         for i, sample in enumerate(samples):
             rng = np.random.default_rng(sample.seed)
@@ -38,7 +40,8 @@ class AlignCollator:
             alpha.append(self.processor.alpha(np.stack(regions)))
             frame += [i] * len(regions)
             names = sample.nouns or [""] * len(sample.masks)
-            noun += [self.index.get(names[o], -2) for o in shown] + [-1]
+            noun += [index.setdefault(names[o], len(index)) if names[o] else -2 for o in shown]
+            noun.append(-1)
             own = [p for p in sample.pairs if len(p.objects) == 1 and p.objects[0] in rows]
             texts += [pair.text for pair in own]
             region += [rows[pair.objects[0]] for pair in own]

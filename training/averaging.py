@@ -33,7 +33,8 @@ class MovingAverage:
 
     def applied(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """A state dict with the averages in place of the weights."""
-        return {k: self.values[k].to(v.dtype) if k in self.values else v for k, v in state.items()}
+        own = self.values
+        return {k: own[k].to(v.dtype).reshape(v.shape) if k in own else v for k, v in state.items()}
 
     def save(self, file: Path) -> None:
         """Write the averages."""

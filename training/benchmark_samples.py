@@ -92,14 +92,14 @@ class BenchmarkSource:
         own = self.companions[self.videos[place.item]]
         others = [i for i in own if i != place.item]
         rng.shuffle(others)
-        masks, chosen = [], []
+        masks, nouns, chosen = [], [], []
         for n in range(pairs):
             stranger = self._stranger(place.item, rng) if rng.random() < negatives else None
             if stranger is not None:
                 chosen.append(Pair(self.texts[stranger], (), "negative"))
                 continue
             item = place.item if n == 0 or not others else others[(n - 1) % len(others)]
-            chosen.append(self._pair(item, t, masks))
+            chosen.append(self._pair(item, t, masks, nouns))
         size = (row["height"], row["width"])
         path = row["frames"][t]["path"]
         return FrameSample(
@@ -107,6 +107,7 @@ class BenchmarkSource:
             frame=_read(path, size),
             masks=np.array(masks, dtype=bool).reshape(-1, *size),
             pairs=tuple(chosen),
+            nouns=tuple(nouns),
             path=path,
             seed=int(rng.integers(2**32)),
         )
@@ -159,17 +160,19 @@ class BenchmarkSource:
         dataset, row = self.items[item]
         return self.datasets[dataset][row]
 
-    def _pair(self, item: int, t: int, masks: list[np.ndarray]) -> Pair:
-        """The sentence of an item at frame `t`; its mask joins `masks` unless it is there."""
+    def _pair(self, item: int, t: int, masks: list[np.ndarray], nouns: list[str]) -> Pair:
+        """The sentence of an item at frame `t`; mask and noun are added unless they are there."""
         row = self._row(item)
+        text, kind = self.texts[item], row.get("kind") or ""
         mask = decode_mask(row, t) if row["obj_ids"] else None
         if mask is None or not mask.any():
-            return Pair(self.texts[item], (), row.get("kind") or "")
+            return Pair(text, (), kind)
         for n, known in enumerate(masks):
             if np.array_equal(mask, known):
-                return Pair(self.texts[item], (n,), row.get("kind") or "")
+                return Pair(text, (n,), kind)
         masks.append(mask)
-        return Pair(self.texts[item], (len(masks) - 1,), row.get("kind") or "")
+        nouns.append(row.get("noun") or "")
+        return Pair(text, (len(masks) - 1,), kind)
 
     def _stranger(self, item: int, rng: np.random.Generator) -> int | None:
         """An item of another video that names nothing this video's sentences name."""

@@ -48,17 +48,26 @@ class Checkpoints:
         accelerator.wait_for_everyone()
         options = {"exclude_frozen_parameters": True} if self.deepspeed else {}
         accelerator.save_state(str(part / STATE), **options)
-        weights = accelerator.get_state_dict(self.training.learner)
+        accelerator.wait_for_everyone()  # each writes its own part there
+        # Collective where the weights are sharded; elsewhere it would be copies for nothing.
+        if accelerator.is_main_process or self._sharded:
+            weights = accelerator.get_state_dict(self.training.learner)
         if accelerator.is_main_process:
             self._write(part, weights)
             facts = {
                 "total": self.training.total,
                 "seconds": round(seconds, 2),
+                "batch_size": self.training.share.batch_size,
                 "processes": accelerator.num_processes,
                 "distributed": str(accelerator.distributed_type.value),
             }
             self.folder.publish(step, facts)
         accelerator.wait_for_everyone()
+
+    @property
+    def _sharded(self) -> bool:
+        """Whether a process holds only a part of every weight."""
+        return self.deepspeed and self.accelerator.state.deepspeed_plugin.zero_stage == 3
 
     def _write(self, part: Path, weights: dict) -> None:
         """The main process's part: raw and averaged weights, and what users load."""
@@ -89,6 +98,13 @@ class Checkpoints:
             ValueError: The checkpoint is of processes that these cannot take over from.
         """
         facts, accelerator = self.folder.facts(step), self.accelerator
+        size = self.training.share.batch_size
+        if facts["batch_size"] != size:
+            raise ValueError(
+                f"{self.folder.path} was trained with {facts['batch_size']} samples per step, "
+                f"these {accelerator.num_processes} processes take {size}: use as many processes, "
+                f"and as large a device_batch_size, as before ({facts['processes']} processes)"
+            )
         then = (facts["distributed"], facts["processes"])
         now = (str(accelerator.distributed_type.value), accelerator.num_processes)
         if now != then and "DEEPSPEED" in (now[0], then[0]):
@@ -100,10 +116,13 @@ class Checkpoints:
         # Not strict: frozen weights are those of the model the run started from.
         options = {"load_module_strict": False} if self.deepspeed else {}
         accelerator.load_state(str(place), **options)
+        # Checkpoints lie between steps. What was restored here counts forwards, of which a step may
+        # have another number now.
+        accelerator.step = 0
         if not self.deepspeed:
             trained, stored = self._trained(), load_file(place / TRAINED)
             if set(trained) != set(stored):
-                raise ValueError(f"{place / TRAINED} is of another model: give --overwrite")
+                raise ValueError(f"{place / TRAINED} is of another model: choose another folder")
             with torch.no_grad():
                 for name, tensor in stored.items():
                     trained[name].copy_(tensor)
@@ -117,15 +136,14 @@ class Checkpoints:
 
 
 def fingerprint(name: str) -> str:
-    """Changes with the weights of a checkpoint folder; cheap. A Hub id stands for itself."""
+    """SHA-256 (hex) of the weights of a checkpoint folder; a Hub id stands for itself."""
     folder = Path(name)
     if not folder.is_dir():
         return name
     sha = hashlib.sha256()
     for path in sorted(folder.glob("*.safetensors")):
-        size = path.stat().st_size
+        sha.update(path.name.encode() + b"\0")
         with path.open("rb") as file:
-            sha.update(f"{path.name} {size}".encode() + file.read(2**20))
-            file.seek(max(0, size - 2**20))
-            sha.update(file.read())
+            while block := file.read(2**20):
+                sha.update(block)
     return sha.hexdigest()

@@ -154,7 +154,7 @@ class Config:
     scenes: SceneData | None = None
     augment: Augment = field(default_factory=Augment)
     embedding_cache: str | None = None  # folder for the embeddings of a frozen vision encoder
-    workers: int = 2  # data loading processes per training process
+    workers: int = 2  # data loading processes per training process and task
 
     find: FindTask | None = None
     ground: GroundTask | None = None
@@ -296,6 +296,11 @@ def check(config: Config, origin: str = "the configuration") -> None:
         known = ", ".join(BENCHMARKS)
         need(data.name in BENCHMARKS, f"there is no benchmark {data.name!r}, only {known}")
     need((config.epochs is None) != (config.steps is None), "give either epochs or steps")
+    if config.validate_every is not None and config.checkpoint_every is not None:
+        need(
+            config.validate_every % config.checkpoint_every == 0,
+            "validate_every must be a multiple of checkpoint_every: checkpoints are validated",
+        )
     for key, (low, high) in _RANGES.items():
         limits = f"at least {low}" if high == math.inf else f"between {low} and {high}"
         value = _value(config, key)

@@ -51,6 +51,13 @@ def load_data(config: Config, accelerator: Accelerator, say: Callable[[str], Non
     return Data(source, None, (), source.texts, judge)
 
 
+def _load(how: BenchmarkData | Validation, **more) -> Benchmark:
+    try:
+        return load_benchmark(how.name, how.root, how.split, **how.options, **more)
+    except TypeError as error:  # of an option that its loader does not have
+        raise ValueError(f"{how.name}: {error}") from error
+
+
 def _scenes(scenes: SceneData, seed: int, judge: Judge | None) -> Data:
     from .expressions import vocabulary
     from .scene_samples import SceneSource
@@ -64,7 +71,7 @@ def _scenes(scenes: SceneData, seed: int, judge: Judge | None) -> Data:
 
 def _judge(how: Validation) -> Judge:
     """Videos spread over a split."""
-    benchmark = load_benchmark(how.name, how.root, how.split, **how.options)
+    benchmark = _load(how)
     if not benchmark.has_truth:
         raise ValueError(f"validation: {benchmark.title} {how.split} has no masks")
     videos = list(benchmark.videos)
@@ -77,7 +84,7 @@ def _training_split(
     data: BenchmarkData, how: Validation | None, judge: Judge | None, say: Callable[[str], None]
 ) -> Benchmark:
     """A split without the videos that validation is measured on."""
-    split = load_benchmark(data.name, data.root, data.split, **data.options)
+    split = _load(data)
     place = (data.name, Path(data.root).resolve(), data.split)
     if how is None or how.seen or place != (how.name, Path(how.root).resolve(), how.split):
         return split
@@ -88,4 +95,4 @@ def _training_split(
             "leaves none to train on: set validation.videos"
         )
     say(f"{len(split.videos) - len(kept)} videos are kept apart for validation")
-    return load_benchmark(data.name, data.root, data.split, videos=kept, **data.options)
+    return _load(data, videos=kept)

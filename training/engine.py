@@ -86,12 +86,17 @@ def train_one_epoch(
                 if step % config.tasks[name].every == 0
             }
             with accelerator.accumulate(training.learner):
-                losses = training.learner(send_to_device(batches, accelerator.device))
+                losses = training.learner(
+                    send_to_device(batches, accelerator.device, non_blocking=True)
+                )
                 _stop_if_not_finite(losses, step, batches)
                 accelerator.backward(losses["total"])
                 if accelerator.sync_gradients:
                     norm = accelerator.clip_grad_norm_(trained, config.optimizer.clip)
                     report.grad_norm = None if norm is None else float(norm)
+                    odd = not math.isfinite(report.grad_norm or 0.0)
+                    if odd and not _scales_losses(accelerator):
+                        raise _not_finite("gradient", losses, step, batches)
                 training.optimizer.step()
                 training.optimizer.zero_grad()
             for name, value in losses.items():
@@ -103,12 +108,20 @@ def train_one_epoch(
 
 
 def _stop_if_not_finite(losses: Mapping[str, Tensor], step: int, batches: Mapping) -> None:
-    if torch.isfinite(losses["total"]):
-        return
+    if not torch.isfinite(losses["total"]):
+        raise _not_finite("loss", losses, step, batches)
+
+
+def _scales_losses(accelerator: Accelerator) -> bool:
+    """Whether steps with overflowing gradients are skipped, as is usual in float16."""
+    return accelerator.mixed_precision == "fp16"
+
+
+def _not_finite(what: str, losses: Mapping, step: int, batches: Mapping) -> NonFiniteLossError:
     terms = ", ".join(f"{name} {float(value.detach()):g}" for name, value in losses.items())
     names = "; ".join(f"{task}: {', '.join(b['names'])}" for task, b in batches.items())
-    raise NonFiniteLossError(
-        f"the loss of step {step + 1} is not finite ({terms}) on the samples {names}"
+    return NonFiniteLossError(
+        f"the {what} of step {step + 1} is not finite ({terms}) on the samples {names}"
     )
 
 

@@ -10,6 +10,7 @@ Accelerate's own settings (processes, DeepSpeed) have examples in training/accel
 
 import argparse
 import os
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -30,6 +31,9 @@ def _parse(argv) -> argparse.Namespace:
     parser.add_argument(
         "--overwrite", action="store_true", help="delete another run that --out holds"
     )
+    parser.add_argument(
+        "--at-least", type=float, metavar="J&F", help="fail unless the best validation reaches this"
+    )
     return parser.parse_args(argv)
 
 
@@ -39,18 +43,30 @@ def _run(args: argparse.Namespace) -> int:
 
     overrides = list(args.set) + ([f"out={args.out}"] if args.out else [])
     config = read_config(args.config, overrides)
-    session = Session(config, Path(args.config).stem, _command(args))
-    first = session.begin(args.overwrite)
-    session.train(first)
-    session.finish()
+    folder = None
+    try:
+        session = Session(config, Path(args.config).stem, _command(args), args.overwrite)
+        folder = session.folder
+        session.train(session.begin())
+        session.finish()
+    finally:
+        if folder is not None:
+            folder.release()
+    if args.at_least is not None:
+        best = folder.best()
+        reached = None if best is None else best[1]
+        if reached is None or reached < args.at_least:
+            raise ValueError(f"the best J&F is {reached}, below --at-least {args.at_least}")
     return 0
 
 
 def _command(args: argparse.Namespace) -> str:
     """What the model card says the run was started with."""
-    words = ["accelerate launch -m training.finetune --config", args.config]
+    launched = "LOCAL_RANK" in os.environ
+    words = ["accelerate", "launch"] if launched else ["python"]
+    words += ["-m", "training.finetune", "--config", args.config]
     words += ["--set", *args.set] if args.set else []
-    return " ".join(words)
+    return shlex.join(words)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

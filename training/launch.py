@@ -1,6 +1,7 @@
 """The Accelerator of a run, and what a model needs to be trained under it."""
 
 import os
+from datetime import timedelta
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
@@ -9,6 +10,8 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from .config import Config
 from .loader import Share
+
+PATIENCE = timedelta(hours=6)
 
 
 def make_accelerator(config: Config) -> Accelerator:
@@ -24,9 +27,11 @@ def make_accelerator(config: Config) -> Accelerator:
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]
     if not cuda:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or it warns wherever it is installed
-    if not cuda and launched:
-        # Left to themselves, Accelerate and DeepSpeed look for NCCL and find one process each.
-        handlers.append(InitProcessGroupKwargs(backend="gloo"))
+    if launched:
+        # Left to themselves, Accelerate and DeepSpeed look for NCCL where there is no GPU and find
+        # one process each; and processes lose patience while one of them reads a large benchmark.
+        backend = "nccl" if cuda else "gloo"
+        handlers.append(InitProcessGroupKwargs(backend=backend, timeout=PATIENCE))
     try:
         accelerator = Accelerator(
             cpu=not cuda and launched and not deepspeed,
@@ -60,8 +65,10 @@ def configure_deepspeed(accelerator: Accelerator, config: Config, share: Share) 
     settings["gradient_accumulation_steps"] = share.accumulate
     settings["gradient_clipping"] = config.optimizer.clip
     settings.pop("train_batch_size", None)
-    if settings.get("zero_optimization", {}).get("stage") == 3 and config.ema:
-        raise ValueError("ema: ZeRO-3 shards the weights that it averages; set ema=0")
+    if accelerator.state.deepspeed_plugin.zero_stage == 3:
+        settings["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = True
+        if config.ema:
+            raise ValueError("ema: ZeRO-3 shards the weights that it averages; set ema=0")
 
 
 def set_attention(model, implementation: str) -> None:

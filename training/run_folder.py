@@ -15,9 +15,14 @@ import re
 import shutil
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 from eval.report import write_json, write_text
 
-STATE = "state"
+STATE, LOCK = "state", ".lock"
 
 
 class RunFolder:
@@ -31,6 +36,7 @@ class RunFolder:
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
         self.log = self.path / "log.jsonl"
+        self._lock = None
 
     def checkpoint(self, step: int) -> Path:
         """The checkpoint after so many steps."""
@@ -60,13 +66,15 @@ class RunFolder:
             The step to resume from; None to start anew.
 
         Raises:
-            ValueError: The folder holds another run.
+            ValueError: The folder holds another run, or a running process uses it.
             FileExistsError: It holds something else.
         """
         marker = self.path / "run.json"
         ours = _read(marker)
-        if ours is None and any(path.suffix != ".part" for path in self.path.glob("*")):
+        others = [p for p in self.path.glob("*") if p.suffix != ".part" and p.name != LOCK]
+        if ours is None and others:
             raise FileExistsError(f"{self.path} holds something other than a run: choose another")
+        self._claim()
         if ours is not None and ours != identity:
             changed = [k for k in sorted({*ours, *identity}) if ours.get(k) != identity.get(k)]
             if not overwrite:
@@ -87,6 +95,23 @@ class RunFolder:
         step = steps[-1] if steps else None
         self._forget_after(step or 0)
         return step
+
+    def _claim(self) -> None:
+        """Let nobody else write here until `release`, or until this process ends in any way."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if fcntl is not None:
+            self._lock = (self.path / LOCK).open("w")
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                self.release()
+                raise ValueError(f"another process is training in {self.path}") from None
+
+    def release(self) -> None:
+        """Let others use the folder."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def append(self, row: dict) -> None:
         """Add a row to the log. What is not finite becomes null, as JSON has it: in half precision
@@ -142,6 +167,8 @@ class RunFolder:
         best = self.best()
         kept = self.steps()[-keep:]
         chosen = best[0] if best is not None else kept[-1]
+        # Again: a run may have been killed between giving a checkpoint its name and linking it.
+        self._link("last", self.checkpoint(kept[-1]))
         self._link("best", self.checkpoint(chosen))
         for step, folder in self._folders().items():
             if step == chosen and step not in kept:

@@ -1,12 +1,14 @@
 """One run of training from its configuration to its checkpoints."""
 
+import hashlib
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 
 import datasets
 import torch
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast_object_list, set_seed
 from omegaconf import OmegaConf
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
@@ -32,6 +34,7 @@ from .learner import Learner, build_objectives
 from .loader import Places, Share, TaskSamples, task_loader
 from .new_words import add_new_words
 from .parameters import add_lora, choose_trained, take_parts, widen_scalars
+from .plot import duration
 from .run_folder import RunFolder
 
 # Keys that do not change what is learnt: a run may be resumed with others.
@@ -48,12 +51,13 @@ class Session:
         config: The configuration.
         name: What the run is called.
         command: How it was started, for the model card.
+        overwrite: Delete another run that the folder holds.
 
     Raises:
         ValueError, OSError: Model, data or folder are not what the configuration says.
     """
 
-    def __init__(self, config: Config, name: str, command: str):
+    def __init__(self, config: Config, name: str, command: str, overwrite: bool = False):
         self.config, self.name, self.command = config, name, command
         if not sys.stderr.isatty():
             datasets.disable_progress_bars()
@@ -71,6 +75,8 @@ class Session:
                 f"batch_size {config.batch_size} becomes {self.share.batch_size}: "
                 f"{self.share.processes} processes x {self.share.accumulate} x {self.share.micro}"
             )
+        # As soon as it is known what the run is: models may take minutes to load.
+        self.resumed = self._agree(self._claim, overwrite)
         self.epoch_steps = self._epoch_steps()
         self.total = config.steps or max(1, round(config.epochs * self.epoch_steps))
         learner = self._learner()
@@ -135,33 +141,53 @@ class Session:
         average = MovingAverage(learner, config.ema) if config.ema else None
         return Training(accelerator, wrapped, optimizer, config, self.share, self.total, average)
 
+    def _claim(self, overwrite: bool) -> int:
+        """Make the folder this run's; the step that an earlier try came to."""
+        text = OmegaConf.to_yaml(OmegaConf.structured(self.config))
+        return self.folder.begin(self._identity(), text, overwrite) or 0
+
+    def _agree(self, decide: Callable, *arguments):
+        """What `decide` says in the main process, in all of them: on a shared file system they may
+        not see the same files at the same time."""
+        values = [None, None]  # an answer, or what went wrong
+        if self.main:
+            try:
+                values[0] = decide(*arguments)
+            except (OSError, ValueError) as error:
+                values[1] = error
+        if self.accelerator.num_processes > 1:
+            broadcast_object_list(values)
+        if values[1] is not None:
+            raise values[1]
+        return values[0]
+
     # ---- training ------------------------------------------------------------------------------
 
-    def begin(self, overwrite: bool) -> int:
-        """Claim the folder and load what an earlier try left; the step to go on from."""
-        step = 0
-        if self.main:
-            text = OmegaConf.to_yaml(OmegaConf.structured(self.config))
-            step = self.folder.begin(self._identity(), text, overwrite) or 0
-        self.accelerator.wait_for_everyone()
-        if not self.main:
-            step = max(self.folder.steps(), default=0)
+    def begin(self) -> int:
+        """Load what an earlier try left; the step to go on from."""
         if self.config.trackers:
-            self.accelerator.init_trackers("findtrack", config={"name": self.name})
-        if step:
-            self.seconds = self.checkpoints.load(step)
-            self._say(f"going on from step {step} of {self.total}")
-            self._evaluate_if_due(step)
+            told = {"name": self.name, "lr": self.config.optimizer.lr, "steps": self.total}
+            self.accelerator.init_trackers("findtrack", config=told)
+        if self.resumed:
+            self.seconds = self.checkpoints.load(self.resumed)
+            self._say(f"going on from step {self.resumed} of {self.total}")
+            self._evaluate_if_due(self.resumed)
         else:
             self._say(
                 f"{self.trained_count:,} parameters, {self.total} steps of "
                 f"{self.share.batch_size} samples, {self.accelerator.num_processes} processes"
             )
-        return step
+        return self.resumed
 
     def _identity(self) -> dict:
         values = {k: v for k, v in asdict(self.config).items() if k not in _FREE}
-        return values | {"weights": fingerprint(self.config.model)}
+        origins = {part: o.partition(":")[0] for part, o in self.config.parts.items()}
+        values["weights"] = fingerprint(self.config.model)
+        # Also what is kept apart for validation: it decides what is left to train on.
+        texts = "\0".join(self.data.texts)
+        values["data"] = hashlib.sha256(texts.encode()).hexdigest()
+        values["weights of parts"] = {part: fingerprint(o) for part, o in origins.items()}
+        return values
 
     def train(self, first: int) -> None:
         """From step `first` to the end."""
@@ -170,6 +196,7 @@ class Session:
             total=self.total, initial=first, unit="step",
             disable=not (self.main and sys.stderr.isatty()),
         )  # fmt: skip
+        self.started = time.perf_counter()
         step, pending = first, []
         while step < self.total:
             stop = min((step // self.epoch_steps + 1) * self.epoch_steps, self.total)
@@ -182,11 +209,12 @@ class Session:
                 if not (logs or saves or last):
                     continue
                 self.seconds += time.perf_counter() - started
-                if logs or last:
+                if logs or saves or last:  # nothing is pending in a checkpoint
                     self._log(pending, bar)
                     pending = []
                 if saves or last:
                     self.checkpoints.save(report.step, self.seconds)
+                    self._tell(report.step, first)
                     self._evaluate_if_due(report.step)
                     self.training.learner.train()
                 started = time.perf_counter()
@@ -205,7 +233,7 @@ class Session:
 
     def _log(self, reports: list[Report], bar: tqdm) -> None:
         losses = mean_losses(self.training, reports)
-        last = reports[-1]
+        last, self.loss = reports[-1], losses["total"]
         row = {
             "step": last.step,
             "epoch": last.step / self.epoch_steps,
@@ -218,14 +246,28 @@ class Session:
             self.folder.append(row)
             bar.set_postfix(loss=f"{losses['total']:.3f}")
         if self.config.trackers:
-            self.accelerator.log({**losses, "lr": last.lr}, step=last.step)
+            told = {"lr": last.lr, "grad_norm": last.grad_norm}
+            self.accelerator.log(
+                losses | {k: v for k, v in told.items() if v is not None}, step=last.step
+            )
+
+    def _tell(self, step: int, first: int) -> None:
+        """One line per checkpoint for who has no bar to look at."""
+        if not sys.stderr.isatty():
+            spent = time.perf_counter() - self.started
+            left = duration(spent / (step - first) * (self.total - step))
+            self._say(f"step {step} of {self.total}, loss {self.loss:.4f}, {left} to go")
+
+    def _is_due(self, step: int) -> bool:
+        """Whether the checkpoint of `step` is to be measured and has not been."""
+        every = self.config.validate_every or 1
+        done = any(row["step"] == step and "validation" in row for row in self.folder.rows())
+        wanted = self.data.judge is not None or self.config.heldout > 0
+        return wanted and not done and (step % every == 0 or step == self.total)
 
     def _evaluate_if_due(self, step: int) -> None:
         """Measure the checkpoint of `step` unless that was done or is not asked for."""
-        every = self.config.validate_every or 1
-        due = step % every == 0 or step == self.total
-        done = any(row["step"] == step and "validation" in row for row in self.folder.rows())
-        if due and not done and (self.data.judge is not None or self.config.heldout):
+        if self._agree(self._is_due, step):
             place = self.folder.checkpoint(step)
             # As users will load it, whatever wrapped it in training.
             model, processor = load_model(str(place), self.accelerator.device.type, "auto")
@@ -262,8 +304,7 @@ class Session:
         if self.main:
             finish_run(self)
         self.accelerator.wait_for_everyone()
-        if self.config.trackers:
-            self.accelerator.end_training()
+        self.accelerator.end_training()
 
     def _say(self, text: str) -> None:
         if self.main:
