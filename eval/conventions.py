@@ -188,10 +188,15 @@ def summarise(scores: Sequence[SequenceScores], convention: str) -> dict:
     if not scores:
         raise ValueError(f"{convention}: nothing was scored, so there is no mean")
     each = [s.as_dict() for s in scores]
-    means = {name: float(np.mean([e[name] for e in each])) for name in each[0]}
-    means["J&F"] = (means["J"] + means["F"]) / 2  # as officially, not the mean of each one's
-    first = {name: means[name] for name in ("J&F", "J", "F")}
-    return first | {"convention": convention, "count": len(scores)} | means
+    mean = {name: float(np.mean([e[name] for e in each])) for name in each[0]}
+    return {
+        "J&F": (mean["J"] + mean["F"]) / 2,  # as officially, not the mean of each one's
+        "J": mean["J"],
+        "F": mean["F"],
+        "convention": convention,
+        "count": len(scores),
+        **{name: mean[name] for name in ("J_recall", "J_decay", "F_recall", "F_decay")},
+    }
 
 
 def no_target_scores(jf: float | None, empty: Sequence[bool], no_target: Sequence[bool]) -> dict:

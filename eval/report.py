@@ -54,14 +54,15 @@ def run_command(command: str, work: Callable[[], int], interrupted: str | None) 
         work: The command without its options.
         interrupted: What to say of an interrupt; None says nothing.
     """
-    from modeling_findtrack import cli
-
     signals: list[int] = []
     try:
+        from modeling_findtrack import cli  # loads torch, where Ctrl-C may come too
+
         with cli.interruptible(signals):
             return one_line_errors(command)(work)()
-    except (KeyboardInterrupt, TypeError):
-        if not signals:  # an interrupt inside pycocotools comes out as a TypeError
+    except (KeyboardInterrupt, TypeError) as error:
+        # An interrupt inside pycocotools comes out as a TypeError.
+        if isinstance(error, TypeError) and not signals:
             raise
         if interrupted is not None:
             print(f"{command}: {interrupted}", file=sys.stderr)

@@ -101,9 +101,11 @@ def score_predictions(
     videos = list(bar)
     expressions = tuple(e for video in videos for e in video.expressions)
     objects = [o for video in videos for o in video.objects]
-    if isinstance(benchmark, Benchmark):
+    if folder.layout == EXPRESSIONS:
         lost = [e for e in expressions if e.absent and not e.no_target]
         benchmark.tell_empty([(e.video_id, e.exp_id) for e in lost])
+    elif folder.layout == ANNOTATORS:  # no expression was scored, so their masks are read for it
+        benchmark.warn_empty()
     if protocol == PER_EXPRESSION:
         primary, others = _of_expressions(expressions, benchmark.name)
     else:

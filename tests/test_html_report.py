@@ -376,7 +376,16 @@ def test_picked_frames_are_spread_and_hold_the_key_frame():
 
 def _expression(video: str, exp_id: str, score: float, no_target: bool = False) -> ExpressionScore:
     scores = SequenceScores(np.array([score]), np.array([score]))
-    return ExpressionScore(video, exp_id, "", no_target, False, scores, {})
+    return ExpressionScore(
+        video_id=video,
+        exp_id=exp_id,
+        expression="",
+        no_target=no_target,
+        empty=False,
+        absent=no_target,
+        scores=scores,
+        facts={},
+    )
 
 
 def test_examples_are_best_median_and_worst_of_different_videos():

@@ -182,8 +182,8 @@ def test_all_pairs_equal_single_pairs(with_void):
 
 
 def test_a_mask_is_dilated_once_however_many_it_is_compared_with(monkeypatch):
-    dilate, calls = core._dilate, []
-    monkeypatch.setattr(core, "_dilate", lambda *args: calls.append(1) or dilate(*args))
+    dilate, calls = core.dilate, []
+    monkeypatch.setattr(core, "dilate", lambda *args: calls.append(1) or dilate(*args))
     masks = np.zeros((6, 80, 80), dtype=bool)
     for n, mask in enumerate(masks):
         mask[n : n + 40, 10:50] = True

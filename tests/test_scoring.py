@@ -21,6 +21,7 @@ from eval import scoring
 from eval.benchmarks import load_benchmark
 from eval.benchmarks.base import decode_mask
 from eval.conventions import DAVIS_SEMI, DAVIS_UNSUPERVISED, PER_EXPRESSION
+from eval.davis_tree import DavisTree
 from eval.score import main
 from eval.scoring import Result, format_scores, score_predictions
 from eval.worker_pool import map_in_order
@@ -367,11 +368,63 @@ def test_only_expressions_without_a_target(cases):
     assert "100.0" in format_scores(scores | {"others": others})
 
 
-def test_empty_truth_is_told(cases, monkeypatch):
-    case, told = cases("mevis"), []
-    monkeypatch.setattr(type(case.benchmark), "warn_empty", lambda self: told.append(self))
-    score_predictions(case.benchmark, case.truth)
-    assert told == [case.benchmark]
+def test_empty_truth_is_told(cases, tmp_path, caplog):
+    case = cases("mevis")
+    root = shutil.copytree(case.root, tmp_path / "data")
+    trees.edit_json(root / "valid_u/mask_dict.json", lambda m: m.update({"18": [None] * 5}))
+    score_predictions(load_benchmark("mevis", root, "valid_u"), case.truth)
+    (record,) = caplog.records  # not of those without a target, whose truth is as empty
+    assert record.levelname == "WARNING" and "in no frame of 1bc5b0f80c57/0" in record.getMessage()
+
+
+def write_no_answers(labels: Path, *folders: Path) -> None:
+    """A label map of zeros in each folder for each one below `labels`."""
+    for path in pngs(labels):
+        empty = Image.fromarray(np.zeros_like(np.array(Image.open(path))))
+        for folder in folders:
+            out = folder / path.relative_to(labels)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            empty.save(out)
+
+
+@pytest.mark.parametrize(
+    ("layout", "protocol"),
+    [
+        *(("expressions", p) for p in (DAVIS_SEMI, DAVIS_UNSUPERVISED, PER_EXPRESSION)),
+        *(("label maps", p) for p in (DAVIS_SEMI, DAVIS_UNSUPERVISED)),
+    ],
+)
+def test_empty_truth_of_ref_davis17_is_told(cases, tmp_path, caplog, layout, protocol):
+    case, predictions = cases("ref-davis17"), cases("ref-davis17").truth
+    root = shutil.copytree(case.root, tmp_path / "data")
+    labels = root / "DAVIS/Annotations_unsupervised/480p"
+    for path in pngs(labels / "shapes"):
+        change(path, lambda m: np.where(m == 2, np.uint8(1), m))
+    if layout == "label maps":  # none of which is of one expression
+        predictions = tmp_path / "maps"
+        write_no_answers(labels, *(predictions / f"anno_{a}" for a in range(4)))
+    score_predictions(load_benchmark("ref-davis17", root, "valid"), predictions, protocol=protocol)
+    (text,) = [m for m in caplog.messages if "ignored" not in m]
+    assert "in no frame of shapes/4, shapes/5, shapes/6 ... (4 in all)" in text
+
+
+@pytest.mark.parametrize("protocol", [DAVIS_SEMI, DAVIS_UNSUPERVISED])
+@pytest.mark.parametrize("name", ["davis", "ref-davis17"])
+def test_video_without_objects_in_its_first_frame_is_told(cases, tmp_path, caplog, name, protocol):
+    """Once, though Ref-DAVIS17 scores it for four annotators."""
+    root = shutil.copytree(cases("ref-davis17").root, tmp_path / "data")
+    labels, maps = root / "DAVIS/Annotations_unsupervised/480p", tmp_path / "maps"
+    change(pngs(labels / "shapes")[0], np.zeros_like)
+    if name == "davis":
+        truth = DavisTree(root / "DAVIS", "val", "unsupervised")
+        write_no_answers(labels, maps)
+    else:
+        truth = load_benchmark(name, root, "valid")
+        write_no_answers(labels, *(maps / f"anno_{a}" for a in range(4)))
+    result = score_predictions(truth, maps, protocol=protocol)
+    (record,) = [r for r in caplog.records if "no object" in r.getMessage()]
+    assert record.levelname == "WARNING" and "video shapes:" in record.getMessage()
+    assert [v["video_id"] for v in result.videos if v["count"] == 0] == ["shapes"]
 
 
 # What is wrong with a folder is said in one line.
@@ -589,8 +642,6 @@ def test_every_png_is_read_once(cases, monkeypatch):
         rows = case.rows()
         seen.clear()
         with monkeypatch.context() as patch:
-            # Looks at the first frames on its own, before anything is scored.
-            patch.setattr(type(case.benchmark), "warn_empty", lambda self: [])
             patch.setattr(Image, "open", counted)
             score_predictions(case.benchmark, case.truth)
         truth = {image["path"] for row in rows for image in row["mask_images"]}
@@ -669,6 +720,15 @@ def _runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_interrupted_command_says_so_in_one_line(cases, capsys, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("eval.score.score_predictions", interrupted)
+    assert main(cases("mevis").command(cases("mevis").truth)) == 130
+    assert capsys.readouterr() == ("", "eval.score: interrupted\n")
 
 
 def test_closed_pool_leaves_nothing_running():

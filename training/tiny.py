@@ -25,10 +25,12 @@ STAGES = {
     "track": ("boxes",),
     "find": ("boxes", "ground"),
     "align": (),
+    "refine": ("find",),
 }
 
 NAME = "findtrack-tiny"
-JOINED = {"tracker": "track", "aligner": "align"}  # part -> the stage it is from; the rest: find
+# Part -> the stage it is from; the rest is from LAST.
+JOINED, LAST = {"tracker": "track", "aligner": "align"}, "refine"
 
 
 def _parse(argv) -> argparse.Namespace:
@@ -91,7 +93,7 @@ def _join(out: Path) -> None:
     from .parameters import take_parts
     from .plot import plot
 
-    model, processor = load_model(str(out / "find" / "last"), "cpu", "float32")
+    model, processor = load_model(str(out / LAST / "last"), "cpu", "float32")
     take_parts(model, {part: str(out / stage / "last") for part, stage in JOINED.items()})
     half = {
         name: tensor.to(torch.float16) if tensor.is_floating_point() else tensor
