@@ -239,6 +239,8 @@ def _draw_losses(axes: Axes, log: Log) -> None:
         )
     axes.set_yscale("log")
     low, high = axes.get_ylim()
+    low = max(low, high / 1e4)  # a term that has vanished would flatten all others
+    axes.set_ylim(low, high)
     ticks = LogLocator(subs=(1, 2, 5)) if high > 5 * low else MaxNLocator(4)
     axes.yaxis.set_major_locator(ticks)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

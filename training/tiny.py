@@ -78,29 +78,36 @@ def _run(args: argparse.Namespace) -> int:
             process.terminate()
         for process in running.values():
             process.wait()
-    _join(args.out)
+    _join(args.out, bank)
     print(f"findtrack-tiny: {args.out / NAME}")
     return 0
 
 
-def _join(out: Path) -> None:
+def _join(out: Path, bank) -> None:
     """What the stages have learnt as one checkpoint in half precision, with all curves."""
     import torch
+    from safetensors.torch import load_file
 
-    from modeling_findtrack.cli import load_model
-    from modeling_findtrack.hub_folder import save_weights
+    from modeling_findtrack import FindTrackModel
 
-    from .parameters import take_parts
+    from .expressions import vocabulary
     from .plot import plot
+    from .tiny_model import build_processor, tiny_config
 
-    model, processor = load_model(str(out / LAST / "last"), "cpu", "float32")
-    take_parts(model, {part: str(out / stage / "last") for part, stage in JOINED.items()})
+    processor = build_processor(vocabulary(bank))
+    model = FindTrackModel(tiny_config(len(processor.tokenizer), len(processor.clip_tokenizer)))
+    weights = load_file(out / LAST / "last" / "model.safetensors")
+    for part, stage in JOINED.items():
+        trained = load_file(out / stage / "last" / "model.safetensors")
+        weights |= {k: v for k, v in trained.items() if k.startswith(f"{part}.")}
+    model.load_state_dict(weights)
     half = {
         name: tensor.to(torch.float16) if tensor.is_floating_point() else tensor
         for name, tensor in model.state_dict().items()
     }
     with complete_folder(out / NAME, lambda f: (f / "config.json").is_file()) as part:
-        save_weights(model, processor, half, part)
+        model.save_pretrained(part, state_dict=half)
+        processor.save_pretrained(part)
         plot([out / stage for stage in STAGES], part / "training.png", NAME)
 
 
