@@ -54,7 +54,7 @@ class RunFacts:
     trained_parts: list[str]  # of the model, e.g. "finder"
     trained_parameters: int
     seconds: float  # of training, wall time
-    losses: dict[str, float]  # at the end, weighted, by name; "total" is their sum
+    losses: dict[str, float]  # at the end, by name, unweighted; "total" is their weighted sum
     validation: dict | None  # of the weights in the folder: a "validation" of log.jsonl
     best_step: int | None  # that those weights are of; None: of the last step
     command: str  # that started the run
@@ -225,7 +225,7 @@ def _section(
         parts.append(f"![training]({PICTURE})")
     if facts.losses:
         losses = [(name, float(value)) for name, value in facts.losses.items()]
-        parts.append(markdown_table(("loss at the end", "weighted"), losses))
+        parts.append(markdown_table(("loss at the end (total: weighted)", ""), losses))
     parts += [
         *_validation(facts),
         "### Command",

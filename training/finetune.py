@@ -66,6 +66,7 @@ def _command(args: argparse.Namespace) -> str:
     words = ["accelerate", "launch"] if launched else ["python"]
     words += ["-m", "training.finetune", "--config", args.config]
     words += ["--set", *args.set] if args.set else []
+    words += ["--out", args.out] if args.out else []
     return shlex.join(words)
 
 

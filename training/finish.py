@@ -44,7 +44,7 @@ def _facts(session, step: int, is_best: bool) -> RunFacts:
         global_batch=session.share.batch_size,
         processes=session.share.processes,
         precision=session.accelerator.mixed_precision,
-        learning_rate=config.optimizer.lr,
+        learning_rate=max((r["lr"] for r in rows if "lr" in r), default=config.optimizer.lr),
         trained_parts=[*config.train, *(["LoRA"] if config.lora else [])],
         trained_parameters=session.trained_count,
         seconds=session.seconds,

@@ -77,7 +77,8 @@ class RunFolder:
         self._claim()
         if ours is not None and ours != identity:
             changed = [k for k in sorted({*ours, *identity}) if ours.get(k) != identity.get(k)]
-            if not overwrite:
+            # A start that came to nothing, on a wrong model say, keeps nobody out.
+            if not overwrite and (self._folders() or self.rows()):
                 raise ValueError(
                     f"{self.path} holds another run ({', '.join(changed)} differ): choose another "
                     "folder, or pass --overwrite to delete it"

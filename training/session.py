@@ -101,7 +101,8 @@ class Session:
         take_parts(model, config.parts)
         if config.new_words:
             words = add_new_words(model, self.processor, self.data.texts, config.seed)
-            self._say(f"{len(words)} new words: {', '.join(words[:20])}")
+            if words:
+                self._say(f"{len(words)} new words: {', '.join(words[:20])}")
         choose_trained(model, config.train)
         if config.lora is not None:
             add_lora(model, config.lora)
@@ -303,6 +304,8 @@ class Session:
         """Curves and model card."""
         if self.main:
             finish_run(self)
+            where = "the last" if self.folder.best() is None else "the best"
+            self._say(f"{where} checkpoint, with its card and curves: {self.folder.path / 'best'}")
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
 
