@@ -65,7 +65,8 @@ def fresh_accelerator():
 
 
 def train(config: Path, out: Path, *changes: str) -> int:
-    """One run in this process."""
+    """One run in this process; small models gain nothing from threads."""
+    torch.set_num_threads(1)
     for state in (AcceleratorState, GradientState, PartialState):
         state._reset_state()
     options = ["--set", *changes] if changes else []
