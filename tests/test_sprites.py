@@ -19,7 +19,7 @@ from training.backgrounds import HELDOUT_FAMILIES, TRAIN_FAMILIES, make_backgrou
 from training.canvas_pool import CanvasPool
 from training.expressions import KINDS, vocabulary
 from training.folders import is_plain_name
-from training.scenes import BendingDrawing, SceneSampler
+from training.scenes import SceneSampler
 from training.sprite_art import (
     HELDOUT_STYLES,
     TRAIN_STYLES,
@@ -37,7 +37,7 @@ from training.sprite_nouns import (
     SYNONYMS,
     confusable_with,
 )
-from training.sprite_render import CameraFaults, Pose, draw, prepare
+from training.sprite_render import BendingDrawing, CameraFaults, Pose, draw, prepare
 
 DATA = Path(__file__).parents[1] / "eval" / "data"
 CANONICAL = {word: noun for noun, words in SYNONYMS.items() for word in words}

@@ -18,7 +18,8 @@ from training.sprite_motion import (
     sample_motion,
 )
 from training.sprite_render import (
-    LEVELS,
+    BEND,
+    BendingDrawing,
     CameraFaults,
     Drawing,
     Pose,
@@ -31,7 +32,6 @@ from training.sprite_render import (
 
 FRAME_RATES = (12, 15, 16, 20, 24)
 HORIZON = 16  # planned frames behind a single image, so that motion words have a meaning there
-BEND = 0.1  # longest sides by which a point of a drawing that bends moves at most
 
 
 @dataclass(frozen=True)
@@ -44,26 +44,6 @@ class Clip:
     expressions: tuple[Expression, ...]
     background: str  # family
     fps: int
-
-
-@dataclass(frozen=True)
-class BendingDrawing(Drawing):
-    """A drawing whose shape changes smoothly from frame to frame."""
-
-    lattice: np.ndarray  # (P, 4, 4, 2) float32 displacements x, y in longest sides
-
-    def bent(self, step: int, size: float) -> tuple[Drawing, float]:
-        """Its shape at one planned frame for a longest side of `size` pixels, and the new side."""
-        wanted = min(size / self.longest, 1.0)
-        image = self.levels[max((i for i, s in enumerate(LEVELS) if s >= wanted), default=0)]
-        height, width = image.shape[:2]
-        longest, pad = max(height, width), int(np.ceil(BEND * max(height, width)))
-        shape = (width + 2 * pad, height + 2 * pad)
-        source = cv2.resize(self.lattice[step] * longest, shape, interpolation=cv2.INTER_CUBIC)
-        source[..., 0] += np.arange(-pad, width + pad, dtype=np.float32)
-        source[..., 1] += np.arange(-pad, height + pad, dtype=np.float32)[:, None]
-        image = cv2.remap(image, source, None, cv2.INTER_LINEAR)
-        return replace(self, levels=(image,) * len(LEVELS)), size * (longest + 2 * pad) / longest
 
 
 @dataclass

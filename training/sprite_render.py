@@ -1,11 +1,12 @@
 """Drawing sprites into frames: antialiased warps, exact visible masks, shadows, camera faults."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
 LEVELS = (1.0, 0.5, 0.25)  # of a sprite's stored size; the next larger one is warped
+BEND = 0.1  # longest sides by which a point of a drawing that bends moves at most
 SHADOW_PAD = 12  # pixels around a sprite for its blurred shadow
 
 
@@ -21,6 +22,26 @@ class Drawing:
     def longest(self) -> int:
         """Longest side at full size, pixels."""
         return max(self.levels[0].shape[:2])
+
+
+@dataclass(frozen=True)
+class BendingDrawing(Drawing):
+    """A drawing whose shape changes smoothly from frame to frame."""
+
+    lattice: np.ndarray  # (P, 4, 4, 2) float32 displacements x, y in longest sides
+
+    def bent(self, step: int, size: float) -> tuple[Drawing, float]:
+        """Its shape at one planned frame for a longest side of `size` pixels, and the new side."""
+        wanted = min(size / self.longest, 1.0)
+        image = self.levels[max((i for i, s in enumerate(LEVELS) if s >= wanted), default=0)]
+        height, width = image.shape[:2]
+        longest, pad = max(height, width), int(np.ceil(BEND * max(height, width)))
+        shape = (width + 2 * pad, height + 2 * pad)
+        source = cv2.resize(self.lattice[step] * longest, shape, interpolation=cv2.INTER_CUBIC)
+        source[..., 0] += np.arange(-pad, width + pad, dtype=np.float32)
+        source[..., 1] += np.arange(-pad, height + pad, dtype=np.float32)[:, None]
+        image = cv2.remap(image, source, None, cv2.INTER_LINEAR)
+        return replace(self, levels=(image,) * len(LEVELS)), size * (longest + 2 * pad) / longest
 
 
 @dataclass(frozen=True)
