@@ -368,6 +368,13 @@ def test_gradient_checkpointing_changes_nothing(small, tmp_path):
         assert rows(tmp_path / "thrifty")[step] == pytest.approx(losses, rel=1e-5)
 
 
+@pytest.fixture
+def tiny_runs(monkeypatch):
+    """Where the stages of the tiny recipe lie is in the environment; afterwards it is as before."""
+    monkeypatch.setenv("TINY_RUNS", "")
+
+
+@pytest.mark.usefixtures("tiny_runs")
 def test_every_stage_of_the_tiny_recipe_hands_on_what_the_next_one_needs(art_dir, tmp_path, capsys):
     """One step each: not to learn, but to end with a model that segments."""
     out = tmp_path / "tiny"
@@ -394,11 +401,20 @@ def test_every_stage_of_the_tiny_recipe_hands_on_what_the_next_one_needs(art_dir
                 assert torch.equal(tensor, trained[name].half()), name
 
 
+@pytest.mark.usefixtures("tiny_runs")
 def test_the_tiny_recipe_tells_which_stage_failed(art_dir, tmp_path, capsys):
     options = ["--out", str(tmp_path), "--art", str(art_dir), "--jobs", "1"]
-    assert tiny.main([*options, "--set", "batch_size=none"]) == 2
+    assert tiny.main([*options, "--set", "train=[nothing]"]) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "boxes" in error and "batch_size" in error
+    assert error.count("\n") == 1 and "stage boxes failed" in error and "nothing" in error
+
+
+@pytest.mark.usefixtures("tiny_runs")
+def test_the_tiny_recipe_reads_all_configurations_before_it_starts(tmp_path, capsys):
+    assert tiny.main(["--out", str(tmp_path / "out"), "--set", "batch_size=none"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "boxes.yaml" in error and "batch_size" in error
+    assert not (tmp_path / "out").exists()
 
 
 def test_help_is_quick_and_says_how_to_launch():

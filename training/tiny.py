@@ -48,9 +48,17 @@ def _parse(argv) -> argparse.Namespace:
 
 
 def _run(args: argparse.Namespace) -> int:
+    from transformers.utils import logging
+
+    from .config import read_config
     from .sprite_art import ready_art
     from .tiny_model import write_start
 
+    os.environ["TINY_RUNS"] = str(args.out)  # the configurations name their folders by it
+    for stage in STAGES:  # a typing mistake is told now, not hours from now
+        read_config(_config(stage), _changes(stage, args))
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
     bank = ready_art(args.art)  # before the stages, which would fetch it at the same time
     if not (args.out / "start" / "model.safetensors").is_file():
         write_start(args.out / "start", bank, args.seed)
@@ -113,20 +121,25 @@ def _join(out: Path, bank) -> None:
 
 def _start(stage: str, args: argparse.Namespace) -> subprocess.Popen:
     """One stage as a process of its own; what it says goes into a file."""
-    # Scenes of its own for every stage.
-    changes = [f"seed={1 + list(STAGES).index(stage) + len(STAGES) * args.seed}", *args.set]
-    changes += [f"scenes.art={args.art}"] if args.art else []
-    config = str(CONFIGS / f"{stage}.yaml")
-    command = [sys.executable, "-m", "training.finetune", "--config", config]
+    command = [sys.executable, "-m", "training.finetune", "--config", str(_config(stage))]
     print(f"{stage}: started, its log is {args.out / f'{stage}.txt'}", flush=True)
     with (args.out / f"{stage}.txt").open("a") as log:
         return subprocess.Popen(
-            [*command, "--set", *changes],
+            [*command, "--set", *_changes(stage, args)],
             stdout=log,
             stderr=log,
-            # The configurations name their folders by TINY_RUNS.
-            env=os.environ | {"OMP_NUM_THREADS": "1", "TINY_RUNS": str(args.out)},
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
+
+
+def _config(stage: str) -> Path:
+    return CONFIGS / f"{stage}.yaml"
+
+
+def _changes(stage: str, args: argparse.Namespace) -> list[str]:
+    # Scenes of its own for every stage.
+    changes = [f"seed={1 + list(STAGES).index(stage) + len(STAGES) * args.seed}", *args.set]
+    return changes + ([f"scenes.art={args.art}"] if args.art else [])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
