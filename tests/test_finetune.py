@@ -391,7 +391,7 @@ def test_every_stage_of_the_tiny_recipe_hands_on_what_the_next_one_needs(art_dir
     final = load_file(folder / "model.safetensors")
     for part, stage in (
         ("finder.beit3.", "refine"),
-        ("tracker.sam2.memory_encoder.", "track"),
+        ("tracker.sam2.memory_encoder.", "track-longer"),
         ("tracker.sam2.vision_encoder.", "boxes"),
         ("aligner.", "align"),
     ):
