@@ -6,6 +6,8 @@
 #   make lint                       ruff, check and format
 #   make tiny [RUNS=runs/tiny]      train findtrack-tiny from nothing; hours, resumable
 #   make overfit                    can training learn eight clips by heart? minutes
+#   make fullsize [PRESETS=sam2]    sizes, memory and seconds of the full-size models, whose weights
+#                                   are random here; minutes, 9 GB of disk
 #
 # TORCH names what pip installs as PyTorch, with its options: another version, or a CPU build.
 
@@ -14,11 +16,12 @@ VENV ?= .venv
 TORCH ?= torch
 PYTEST_ARGS ?=
 RUNS ?= runs/tiny
+PRESETS ?= sam2 paper
 
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint tiny overfit clean
+.PHONY: help demo test lint tiny overfit fullsize clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -47,6 +50,10 @@ $(VENV)/.train: pyproject.toml $(VENV)/.torch
 	$(PIP) install -qq --editable ".[train]"
 	@touch $@
 
+$(VENV)/.fullsize: pyproject.toml $(VENV)/.torch
+	$(PIP) install -qq --editable ".[assemble,cutie]"
+	@touch $@
+
 $(VENV)/.lint: .pre-commit-config.yaml
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PIP) install -qq "$$(sed -n 's/.*\(ruff==[0-9.]*\).*/\1/p' .pre-commit-config.yaml | head -n 1)"
@@ -65,6 +72,9 @@ overfit: $(VENV)/.train
 	test -d runs/overfit-data/train || $(PY) -m training.sprites --seed 3 --clips 8 --frames 8 12 --out runs/overfit-data
 	rm -rf runs/overfit
 	$(PY) -m training.finetune --config training/configs/overfit.yaml --at-least 0.85
+
+fullsize: $(VENV)/.fullsize
+	$(PY) -m eval.fullsize --preset $(PRESETS)
 
 lint: $(VENV)/.lint
 	$(PY) -m ruff check .

@@ -22,7 +22,7 @@ from pathlib import Path
 from eval.benchmarks import BENCHMARKS, load_benchmark
 from eval.benchmarks.base import Benchmark
 from eval.benchmarks.tree import LayoutError
-from eval.options import add_loader_options, loader_options, video_names
+from eval.options import TRACKER_SETTINGS, add_loader_options, loader_options, video_names
 from eval.report import add_model_options, cores, positive, run_command
 
 # Heavy modules are imported where they are used: processes that score import this one, too.
@@ -49,6 +49,11 @@ def _parse(argv) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N videos")
     parser.add_argument("--key-frames", type=positive, metavar="K", help="default: the model's")
+    parser.add_argument(
+        "--tracker-settings",
+        choices=TRACKER_SETTINGS,
+        help="the published ones of a benchmark, for a Cutie tracker; default: the model's",
+    )
     parser.add_argument(
         "--workers", type=positive, default=cores(), metavar="N", help="processes that score"
     )
@@ -88,7 +93,7 @@ def _load(args: argparse.Namespace) -> tuple[Benchmark, Benchmark]:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from eval.benchmark_run import run_benchmark
+    from eval.benchmark_run import run_benchmark, set_tracker
     from eval.prediction_writer import RunFolder
     from eval.processes import Processes
     from modeling_findtrack import cli
@@ -96,6 +101,8 @@ def _run(args: argparse.Namespace) -> None:
     processes = Processes.join(args.device)
     whole, benchmark = _load(args)
     model, processor = cli.load_model(args.model, args.device, args.dtype)
+    if args.tracker_settings is not None:
+        set_tracker(model, args.tracker_settings)
     folder = RunFolder(args.out)
     report = run_benchmark(
         benchmark,

@@ -16,6 +16,7 @@ from eval.run_report import build_report, versions
 from eval.scoring import score_predictions
 from eval.submission import TOP_FOLDERS, write_submission
 from modeling_findtrack import cli
+from modeling_findtrack.configuration_findtrack import CUTIE_SETTINGS, CutieConfig
 from modeling_findtrack.results import Track
 
 ALONE = Processes()
@@ -92,6 +93,31 @@ def run_benchmark(
         return _finish(benchmark, whole, folder, about, workers)
 
 
+def set_tracker(model, name: str) -> None:
+    """Track as published for one benchmark.
+
+    Args:
+        model: A `FindTrackModel` with a Cutie tracker.
+        name: A key of `CUTIE_SETTINGS`.
+
+    Raises:
+        ValueError: The model has another tracker.
+    """
+    config = model.config.tracker_config
+    if config.model_type != CutieConfig.model_type:
+        raise ValueError("--tracker-settings are Cutie's, and this model tracks with SAM 2")
+    for setting, value in CUTIE_SETTINGS[name].items():
+        setattr(config, setting, value)
+
+
+def _tracker_settings(model) -> dict:
+    """What `set_tracker` may change, as it is; nothing for another tracker."""
+    config = model.config.tracker_config
+    if config.model_type != CutieConfig.model_type:
+        return {}
+    return {setting: getattr(config, setting) for setting in next(iter(CUTIE_SETTINGS.values()))}
+
+
 def _identity(whole: Benchmark, model, model_name: str, key_frames: int) -> dict:
     """All that masks depend on: two runs that agree in it may share a folder."""
     installed = versions()
@@ -106,6 +132,7 @@ def _identity(whole: Benchmark, model, model_name: str, key_frames: int) -> dict
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": model.device.type,
         "key frames": key_frames,
+        **_tracker_settings(model),
         **{name: installed[name] for name in _MASKS_DEPEND_ON},
     }
 
@@ -115,6 +142,7 @@ def _config(model, key_frames: int) -> dict:
     return {
         "key_frames": key_frames,
         **{name: getattr(model.config, name) for name in (*rules, "accept_empty_masks")},
+        **_tracker_settings(model),
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": model.device.type,
     }

@@ -15,6 +15,9 @@ LOADER_OPTIONS = {
 }
 _FLAGS = {"version": "--mevis-version"}  # the others are named as the loader's
 
+# Names of the model package's `CUTIE_SETTINGS`; it is not imported for them, because that is slow.
+TRACKER_SETTINGS = ("ref-youtube-vos", "mevis", "davis")
+
 
 def add_loader_options(parser: argparse.ArgumentParser) -> None:
     """`--videos`, and the options of the benchmarks' loaders."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from .registration import register
 
 _HOMES = {
+    "CutieConfig": "configuration_findtrack",
     "FindTrackConfig": "configuration_findtrack",
     "FindTrackModel": "modeling_findtrack",
     "FindTrackProcessor": "processing_findtrack",

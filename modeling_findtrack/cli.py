@@ -47,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, TypeError) or os.environ.get("FINDTRACK_DEBUG"):
             raise
         sys.stderr.write(f"findtrack: error: {_one_line(error)}\n")
+        for line in getattr(error, "details", ()):  # names, where there are many
+            sys.stderr.write(f"  {line}\n")
         return _UNUSABLE
     except KeyboardInterrupt:
         return _say_interrupted()
@@ -64,6 +66,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
+    from .assemble_options import add_assemble
+
     parser = _Parser(
         prog="findtrack",
         description="Find the object a sentence names, track it.",
@@ -126,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
         "(an earlier Hub folder in DIR is always replaced)",
     )
     hub.set_defaults(run=_hub_folder)
+    add_assemble(commands).set_defaults(run=_assemble)
     return parser
 
 
@@ -307,19 +312,67 @@ def _hub_folder(args: argparse.Namespace) -> None:
         _say(f"uploaded: {push(args.push, args.out, written)}\n")
 
 
+def _assemble(args: argparse.Namespace) -> None:
+    """Convert published checkpoints; what can fail cheaply fails first."""
+    from .assemble_options import given_sources
+
+    given = given_sources(args)
+    if not args.dry_run and not args.out:
+        raise CliError("say which folder to make with --out DIR")
+    _quieten(args.quiet)
+    if args.dry_run:
+        from .fetch_table import fetch_table
+
+        _say(fetch_table(args.preset, given))
+        return
+    import torch
+
+    from .assemble import plan, write
+    from .hub_folder import hub_folder
+    from .preset_sources import fetch_sources, find_sources
+    from .presets import MANIFEST
+
+    dtype = None if args.dtype == "auto" else getattr(torch, args.dtype)
+    output = hub_folder(args.out, args.overwrite, ["README.md", MANIFEST])
+    with output as folder, _progress_bars(args.quiet, in_bytes=True) as progress:
+        found = find_sources(args.preset, given)
+        sources = fetch_sources(args.preset, found, progress)
+        manifest = write(plan(args.preset, sources, dtype, progress), sources, folder, progress)
+    if not args.quiet:
+        size = sum(part["bytes"] for part in manifest["components"].values())
+        _say(f"image encoders: {manifest['image_encoder']}\n")
+        _say(f"model folder: {args.out} ({size / 1e9:.2f} GB of weights)\n")
+
+
+def _quieten(quiet: bool) -> None:
+    """Keep libraries from talking; the Hub's download bars stay, on a terminal and if not quiet."""
+    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils import logging as hub_logging
+    from transformers.utils import logging
+
+    hub_logging.set_verbosity_error()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    if quiet or not sys.stderr.isatty():
+        disable_progress_bars()
+
+
 @contextlib.contextmanager
-def _progress_bars(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+def _progress_bars(
+    quiet: bool, in_bytes: bool = False
+) -> Iterator[Callable[[str, int, int], None]]:
     """A progress callback that shows one bar per stage, on a terminal only."""
     from tqdm import tqdm
 
     labels = {"find": "finding", "track": "tracking", "write": "writing"}
     bars: dict[str, tqdm] = {}
+    unit = {"unit": "B", "unit_scale": True} if in_bytes else {}
 
     def show(stage: str, done: int, total: int) -> None:
         if stage not in bars:
             _close(bars)
             disabled = quiet or not sys.stderr.isatty()
-            bars[stage] = tqdm(total=total, desc=labels.get(stage, stage), disable=disabled)
+            bars[stage] = tqdm(total=total, desc=labels.get(stage, stage), disable=disabled, **unit)
         bars[stage].update(done - bars[stage].n)
 
     try:

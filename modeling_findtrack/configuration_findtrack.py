@@ -1,5 +1,7 @@
 """Configuration of FindTrack and its three components: finder, aligner, tracker."""
 
+import copy
+
 from transformers import AutoConfig, CLIPConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
@@ -41,6 +43,109 @@ class FinderConfig(PreTrainedConfig):
     presence_head: bool = False  # presence from BEiT-3's first token, not from the mask decoder
 
 
+# The `model` section of Cutie's base configuration (github.com/hkchengrex/Cutie, config/model).
+CUTIE_BASE = {
+    "pixel_mean": [0.485, 0.456, 0.406],
+    "pixel_std": [0.229, 0.224, 0.225],
+    "pixel_dim": 256,
+    "key_dim": 64,
+    "value_dim": 256,
+    "sensory_dim": 256,
+    "embed_dim": 256,
+    "pixel_encoder": {"type": "resnet50", "ms_dims": [1024, 512, 256]},
+    "mask_encoder": {"type": "resnet18", "final_dim": 256},
+    "pixel_pe_scale": 32,
+    "pixel_pe_temperature": 128,
+    "object_transformer": {
+        "embed_dim": 256,
+        "ff_dim": 2048,
+        "num_heads": 8,
+        "num_blocks": 3,
+        "num_queries": 16,
+        "read_from_pixel": {
+            "input_norm": False,
+            "input_add_pe": False,
+            "add_pe_to_qkv": [True, True, False],
+        },
+        "read_from_past": {"add_pe_to_qkv": [True, True, False]},
+        "read_from_memory": {"add_pe_to_qkv": [True, True, False]},
+        "read_from_query": {"add_pe_to_qkv": [True, True, False], "output_norm": False},
+        "query_self_attention": {"add_pe_to_qkv": [True, True, False]},
+        "pixel_self_attention": {"add_pe_to_qkv": [True, True, False]},
+    },
+    "object_summarizer": {"embed_dim": 256, "num_summaries": 16, "add_pe": True},
+    "aux_loss": {
+        "sensory": {"enabled": True, "weight": 0.01},
+        "query": {"enabled": True, "weight": 0.01},
+    },
+    "mask_decoder": {"up_dims": [256, 128, 128]},
+}
+CUTIE_LONG_TERM = {
+    "count_usage": True,
+    "max_mem_frames": 10,  # memory frames, the key frame among them, before they are condensed
+    "min_mem_frames": 5,  # of these, what stays as it is
+    "num_prototypes": 128,  # tokens that the others become
+    "max_num_tokens": 10000,
+    "buffer_tokens": 2000,  # room made at once when that is reached
+}
+# FindTrack's three configurations, by benchmark: `CutieConfig(**CUTIE_SETTINGS["mevis"])`.
+CUTIE_SETTINGS = {
+    "ref-youtube-vos": {
+        "mem_every": 1, "use_long_term": False, "max_mem_frames": 10, "flip_aug": True,
+    },
+    "mevis": {"mem_every": 3, "use_long_term": True, "max_mem_frames": 10, "flip_aug": True},
+    "davis": {"mem_every": 3, "use_long_term": False, "max_mem_frames": 10, "flip_aug": True},
+}  # fmt: skip
+
+
+class CutieConfig(PreTrainedConfig):
+    """Cutie as FindTrack runs it: the network and how it is used.
+
+    The defaults are Cutie base and FindTrack's configuration for Ref-YouTube-VOS. What is read
+    while tracking may be changed on a loaded model, `network` may not.
+
+    Raises:
+        ValueError: A setting that does not exist or makes no sense.
+    """
+
+    model_type = "findtrack_cutie"
+
+    network: dict | None = None  # entries that differ from `CUTIE_BASE`
+
+    mem_every: int = 1  # frames from one memory to the next
+    use_long_term: bool = False  # condense old memories instead of dropping them
+    max_mem_frames: int = 10  # the key frame among them; without long-term memory
+    long_term: dict | None = None  # entries that differ from `CUTIE_LONG_TERM`
+    flip_aug: bool = True  # average with the mirrored frame; doubles the work, memory included
+    top_k: int = 30  # memory tokens that a pixel reads
+    stagger_updates: int = 5  # updates of the sensory memory between two memories, at most
+    chunk_size: int = -1  # objects decoded at once; of no use, each lane has one
+    max_internal_size: int = 600  # short side of the frames: always resized to it, up as well
+    # Subtract the maximum before the softmax over the memory. Without, as in the paper's code, a
+    # frame unlike all memories gives 0 / 0: an empty mask.
+    stable_softmax: bool = True
+    # Whether a lane's last frame is remembered, as in the paper's code. Nothing reads it.
+    memorise_last_frame: bool = False
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        self.network = _completed("network", self.network, CUTIE_BASE)
+        self.long_term = _completed("long_term", self.long_term, CUTIE_LONG_TERM)
+        for name in ("mem_every", "max_mem_frames", "top_k", "stagger_updates"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.max_internal_size < 16:
+            raise ValueError(f"max_internal_size must be 16 or more, not {self.max_internal_size}")
+
+
+def _completed(name: str, given: dict | None, defaults: dict) -> dict:
+    """`defaults` with the entries of `given`, which must be among them."""
+    unknown = sorted(set(given or {}) - set(defaults))
+    if unknown:
+        raise ValueError(f"{name} has no {', '.join(unknown)}; it has {', '.join(defaults)}")
+    return {**copy.deepcopy(defaults), **(given or {})}
+
+
 class FindTrackConfig(PreTrainedConfig):
     """The whole model and the rules by which key frames are sampled, scored and accepted.
 
@@ -57,6 +162,7 @@ class FindTrackConfig(PreTrainedConfig):
 
     finder_config: dict | PreTrainedConfig | None = None
     aligner_config: dict | PreTrainedConfig | None = None
+    # "sam2_video" (SAM 2) or "findtrack_cutie" (Cutie): decided by the type of this sub-config.
     tracker_config: dict | PreTrainedConfig | None = None
 
     # Parts
@@ -74,12 +180,27 @@ class FindTrackConfig(PreTrainedConfig):
     presence_threshold: float | None = 0.5  # of the presence probability, where it is predicted
     accept_empty_masks: bool = False  # the official code lets an empty key-frame mask win
 
+    # Tracking
+    # The official code answers with the key frame's mask as the tracker resized it, there and back.
+    resample_key_masks: bool = False
+
     # Work done at once
     finder_batch_size: int = 16  # (frame, expression) pairs per decoder call
     feature_cache_bytes: int = 512 * 2**20  # image features are kept while all of them fit
 
     def __post_init__(self, **kwargs):
+        # Here, because where this file is remote code `AutoConfig` does not know the type.
+        tracker = self.tracker_config
+        if isinstance(tracker, dict) and tracker.get("model_type") == CutieConfig.model_type:
+            self.tracker_config = CutieConfig(**tracker)
         super().__post_init__(**kwargs)
+        if self.tracker_config.model_type == CutieConfig.model_type and (
+            self.share_vision_encoder or self.conv_backbone_widths
+        ):
+            raise ValueError(
+                "share_vision_encoder and conv_backbone_widths are of a SAM 2 tracker: Cutie's "
+                "image encoder can neither be shared nor replaced"
+            )
         if self.aligner not in ("alpha_clip", "none"):
             raise ValueError(f"aligner must be 'alpha_clip' or 'none', not {self.aligner!r}")
         if self.num_key_frames < 1:

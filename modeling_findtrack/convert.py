@@ -13,9 +13,19 @@ import re
 from collections.abc import Iterable, Mapping
 
 import torch
+import torch.nn.functional as F
 
 Tensors = dict[str, torch.Tensor]
 Rules = list[tuple[str, str]]
+
+
+class UnknownTensorsError(ValueError):
+    """Names that no rule knows; `tensors` are what they name."""
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]):
+        super().__init__(f"{len(tensors)} unknown tensors: {', '.join(sorted(tensors))}")
+        self.tensors = dict(tensors)
+
 
 # What a key of Sam2VideoModel starts with if Sam2Model has it too.
 SAM2_IMAGE_PARTS = (
@@ -220,8 +230,11 @@ def sam2_keys(tensors: Mapping[str, torch.Tensor]) -> Tensors:
     """SAM 2.0 or 2.1 -> transformers' `Sam2VideoModel`.
 
     Args:
-        tensors: Names as in the official files, or as below `visual_model.` in EVF-SAM2's.
+        tensors: Names as in the official files, or as below `visual_model.` in EVF-SAM2's, or
+            already those of transformers.
     """
+    if any(name.startswith("vision_encoder.") for name in tensors):
+        return _complete_position_matrix(tensors)
     joined, rest = _take_position_matrix(tensors, "sam_prompt_encoder")
     points = [f"sam_prompt_encoder.point_embeddings.{i}.weight" for i in range(4)]
     if all(name in rest for name in points):
@@ -260,19 +273,41 @@ def alpha_clip_keys(
     """Alpha-CLIP -> `AlphaCLIPModel`.
 
     Args:
-        tensors: OpenAI's CLIP, or a whole Alpha-CLIP.
-        visual: Alpha-CLIP's published file, an image tower without prefix, instead of that of
-            `tensors`.
+        tensors: OpenAI's CLIP, transformers' CLIP, or a whole Alpha-CLIP.
+        visual: Alpha-CLIP's published file, an image tower without prefix or below `visual.`,
+            instead of that of `tensors`.
     """
     scalars = ("input_resolution", "context_length", "vocab_size")  # no parameters
     tensors = {k: v for k, v in tensors.items() if k not in scalars}
+    if any(name.startswith("text_model.") for name in tensors):
+        ours, tensors = _without_numbering(tensors), {}
+    else:
+        ours = {}
     if visual is not None:
+        ours = {k: v for k, v in ours.items() if not k.startswith(("vision_model.", "visual_"))}
         tensors = _split_off(tensors, "visual.")[1]
+        visual = {k.removeprefix("module.").removeprefix("visual."): v for k, v in visual.items()}
         tensors |= {f"visual.{k}": v for k, v in visual.items()}
     result = rename(_split_in_proj(tensors), ALPHA_CLIP)
     for name in ("text_projection.weight", "visual_projection.weight"):
         if name in result:
             result[name] = result[name].T.contiguous()  # x @ P in CLIP, x @ W.T in nn.Linear
+    return ours | result
+
+
+def cutie_keys(tensors: Mapping[str, torch.Tensor]) -> Tensors:
+    """Cutie -> Cutie: names stay, a file for single objects becomes one for several.
+
+    Two weights of such a file lack the input channel of "the other objects". It is added as zeros:
+    with one object that channel is empty, so nothing changes. (Upstream adds random numbers.)
+    """
+    result = {k.removeprefix("module."): v for k, v in tensors.items()}
+    single = {"mask_encoder.conv1.weight": 4}  # colour and mask
+    if (gates := result.get("mask_encoder.sensory_update.transform.bias")) is not None:
+        single["pixel_fuser.sensory_compress.weight"] = gates.shape[0] // 3 + 1  # state and mask
+    for name, channels in single.items():
+        if name in result and result[name].shape[1] == channels:
+            result[name] = F.pad(result[name], (0, 0, 0, 0, 0, 1))  # (O, C, h, w) -> (O, C + 1, ..)
     return result
 
 
@@ -280,20 +315,21 @@ def rename(tensors: Mapping[str, torch.Tensor], rules: Rules) -> Tensors:
     """Apply the first rule that matches each name.
 
     Raises:
-        ValueError: Names without a rule, or two names that become one.
+        UnknownTensorsError: Names without a rule.
+        ValueError: Two names that become one.
     """
     compiled = [(_pattern(official), ours) for official, ours in rules]
-    result, unknown = {}, []
+    result, unknown = {}, {}
     for key, tensor in tensors.items():
         new = _translate(key, compiled)
         if new is None:
-            unknown.append(key)
+            unknown[key] = tensor
         elif new in result:
             raise ValueError(f"{key} and another tensor both become {new}")
         else:
             result[new] = tensor
     if unknown:
-        raise ValueError(f"{len(unknown)} unknown tensors: {', '.join(sorted(unknown))}")
+        raise UnknownTensorsError(unknown)
     return result
 
 
@@ -335,6 +371,22 @@ def _take_position_matrix(
         return {}, rest
     places = ("shared_image_embedding", "prompt_encoder.shared_embedding")
     return {f"{place}.positional_embedding": matrix.clone() for place in places}, rest
+
+
+def _complete_position_matrix(tensors: Mapping[str, torch.Tensor]) -> Tensors:
+    """transformers' SAM 2, whose one position matrix may be stored once or twice."""
+    places = ("shared_image_embedding", "prompt_encoder.shared_embedding")
+    names = [f"{place}.positional_embedding" for place in places]
+    result = dict(tensors)
+    for name, other in (names, names[::-1]):
+        if other in result:
+            result.setdefault(name, result[other])
+    return result
+
+
+def _without_numbering(tensors: Mapping[str, torch.Tensor]) -> Tensors:
+    """Without what transformers once stored though it is no parameter: 0, 1, 2, ..."""
+    return {k: v for k, v in tensors.items() if not k.endswith(".position_ids")}
 
 
 def _split_in_proj(tensors: Mapping[str, torch.Tensor]) -> Tensors:

@@ -1,6 +1,9 @@
 """Image features of a few frames, kept while they fit a budget."""
 
+from .tracker_cutie import CutieFeatures
 from .tracker_sam2 import FrameFeatures
+
+Features = FrameFeatures | CutieFeatures
 
 
 class FeatureCache:
@@ -13,15 +16,15 @@ class FeatureCache:
     def __init__(self, budget: int):
         self.budget = budget
         self.used = 0
-        self._features: dict[int, FrameFeatures] = {}
+        self._features: dict[int, Features] = {}
 
-    def put(self, frame: int, features: FrameFeatures) -> None:
+    def put(self, frame: int, features: Features) -> None:
         """Keep the features of `frame` if there is room."""
-        size = sum(tensor.nbytes for tensor in (*features.levels, features.position))
-        if frame not in self._features and self.used + size <= self.budget:
+        room = self.budget - self.used
+        if frame not in self._features and features.nbytes <= room:
             self._features[frame] = features
-            self.used += size
+            self.used += features.nbytes
 
-    def get(self, frame: int) -> FrameFeatures | None:
+    def get(self, frame: int) -> Features | None:
         """The features of `frame`, or None."""
         return self._features.get(frame)

@@ -1,6 +1,7 @@
 """Makes the Hub folder of a model: weights, configs, tokenizers, remote code, card."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,15 +11,22 @@ from safetensors import safe_open
 
 from .output_folder import OutputFolder
 from .pipeline_findtrack import FindTrackPipeline
+from .presets import MANIFEST
 from .registration import carry_code, register
 
 # What a save leaves in a folder, in as many shards and code files as that model had.
 _NAMES = ("*.safetensors*", "*.py", "*.json", "clip_tokenizer")
 
 
-def hub_folder(path: str | Path, overwrite: bool) -> OutputFolder:
-    """The place for a Hub folder; an earlier one is replaced, see `OutputFolder`."""
-    expected = ["config.json", "model.safetensors"]
+def hub_folder(path: str | Path, overwrite: bool, expected: Sequence[str] = ()) -> OutputFolder:
+    """The place for a Hub folder; an earlier one is replaced, see `OutputFolder`.
+
+    Args:
+        path: The folder to make.
+        overwrite: Add to a folder that holds other things.
+        expected: What will be written besides config and weights.
+    """
+    expected = ["config.json", "model.safetensors", *expected]
     return OutputFolder(path, _NAMES, _is_hub_folder, overwrite, "config.json", expected)
 
 
@@ -39,6 +47,9 @@ def save(model, processor, name: str, folder: Path, shipped: bool) -> list[str]:
     card = model_card(name, shipped)
     if card is not None:
         (folder / "README.md").write_text(card.read_text(encoding="utf-8"), encoding="utf-8")
+    manifest = Path(name) / MANIFEST  # of an assembled model, which its card refers to
+    if manifest.is_file():
+        shutil.copyfile(manifest, folder / MANIFEST)
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 

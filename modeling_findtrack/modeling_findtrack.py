@@ -12,13 +12,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .alpha_clip import AlphaCLIPModel
-from .configuration_findtrack import FindTrackConfig
+from .configuration_findtrack import CutieConfig, FindTrackConfig
 from .conv_backbone import ConvBackbone
 from .feature_cache import FeatureCache
 from .finder import EvfFinder, FinderImages
 from .keyframes import choose_key_frame, sample_frames
 from .results import Candidate, MaskSequence, Track, encode_mask
 from .sweep import KeyMask, Sweep
+from .tracker_cutie import CutieFeatures, CutieTracker
 from .tracker_sam2 import FrameFeatures, Sam2Tracker
 from .video_base import Video
 from .video_io import open_video
@@ -44,7 +45,8 @@ class FindTrackModel(PreTrainedModel):
 
     def __init__(self, config: FindTrackConfig):
         super().__init__(config)
-        self.tracker = Sam2Tracker(config.tracker_config)
+        is_cutie = config.tracker_config.model_type == CutieConfig.model_type
+        self.tracker = (CutieTracker if is_cutie else Sam2Tracker)(config.tracker_config)
         if config.conv_backbone_widths:
             backbone = ConvBackbone(config.conv_backbone_widths)
             self.tracker.sam2.vision_encoder.backbone = backbone
@@ -188,6 +190,7 @@ class FindTrackModel(PreTrainedModel):
                 decode=lambda logits: processor.masks_to_source(logits, size, "tracker"),
                 cache=cache or FeatureCache(self.config.feature_cache_bytes),
                 progress=progress and (lambda done, total: progress("track", done, total)),
+                resample_key_masks=self.config.resample_key_masks,
             )
             rles, presence = sweep.run(keys)
         return [(MaskSequence(r, size), p) for r, p in zip(rles, presence, strict=True)]
@@ -197,9 +200,20 @@ class FindTrackModel(PreTrainedModel):
         keys = [KeyMask(key_frame, np.asarray(mask, dtype=bool))]
         return self.track(video, keys, processor=processor)[0][0]
 
-    def encode(self, pixel_values: Tensor) -> FrameFeatures:
-        """Frames (B, 3, S, S) -> the tracker's image features."""
-        return self.tracker.encode(pixel_values.to(self.device, self.dtype))
+    def encode(self, pixel_values: Tensor) -> FrameFeatures | CutieFeatures:
+        """Frames (B, 3, S, S), Cutie's (B, 3, h, w) -> the tracker's image features."""
+        return self.tracker.encode(pixel_values.to(self.device, self.tracker.dtype))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of finder and aligner; a Cutie tracker stays in float32 whatever it is."""
+        return next(self.finder.parameters()).dtype
+
+    def _init_weights(self, module: torch.nn.Module) -> None:
+        super()._init_weights(module)
+        # Loading leaves buffers that no checkpoint holds unset.
+        if module is getattr(self.tracker, "cutie", None):
+            self.tracker.set_pixel_statistics()
 
     def _finder_images(
         self, frames: list[np.ndarray], indices: list[int], processor, cache: FeatureCache | None

@@ -8,6 +8,7 @@ Shapes: K frames, H x W the video's size, S the finder's or tracker's, b BEiT-3'
 aligner's, N texts, L tokens, M masks.
 """
 
+import html
 import json
 import os
 from collections.abc import Sequence
@@ -25,6 +26,10 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 ALPHA_MEAN = 0.5  # Alpha-CLIP's normalisation of its fourth channel
 ALPHA_STD = 0.26
+SHORT_SIDE_MULTIPLE = 16  # the coarsest stride of Cutie's image encoder
+STRAIGHT_QUOTES = str.maketrans(
+    "\u02bc\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u201f", 5 * "'" + 4 * '"'
+)
 
 Frames = np.ndarray | Sequence[np.ndarray]  # (H, W, 3) or several of them, uint8 RGB
 
@@ -56,7 +61,10 @@ class FindTrackProcessor(ProcessorMixin):
         aligner_max_tokens: Longest text of the aligner, in tokens.
         lowercase: Lower-case texts for BEiT-3 and normalise their white space, as in training.
             The paper's inference does not. CLIP's tokenizer always does.
-        tracker_size: Side of the tracker's input; the frame is squashed.
+        tracker_size: Side of the tracker's input; its short side where the geometry is that.
+        tracker_geometry: "squash" resizes to a square, normalised (SAM 2); "short_side" resizes the
+            short side, pads with black around to a multiple of 16 and leaves values in 0..1
+            (Cutie, which normalises by itself).
 
     Raises:
         ValueError: An unknown geometry, an empty vocabulary, or twice the same one.
@@ -84,10 +92,12 @@ class FindTrackProcessor(ProcessorMixin):
         aligner_max_tokens: int = 77,
         lowercase: bool = True,
         tracker_size: int = 1024,
+        tracker_geometry: str = "squash",
     ):
         _check_choice("finder_geometry", finder_geometry, ("pad", "squash"))
         _check_choice("aligner_geometry", aligner_geometry, ("crop", "squash"))
         _check_choice("alpha_geometry", alpha_geometry, ("aligned", "official"))
+        _check_choice("tracker_geometry", tracker_geometry, ("squash", "short_side"))
         super().__init__(tokenizer, clip_tokenizer)
         _check_vocabularies(tokenizer, clip_tokenizer)
         self.finder_size = finder_size
@@ -107,6 +117,7 @@ class FindTrackProcessor(ProcessorMixin):
         self.aligner_max_tokens = aligner_max_tokens
         self.lowercase = lowercase
         self.tracker_size = tracker_size
+        self.tracker_geometry = tracker_geometry
 
     def __call__(self, images: Frames, text: str | Sequence[str]) -> BatchFeature:
         """Everything the finder needs.
@@ -152,7 +163,9 @@ class FindTrackProcessor(ProcessorMixin):
         return torch.stack(pixels)
 
     def tracker_pixels(self, frames: Frames) -> torch.Tensor:
-        """K frames -> (K, 3, S, S) for the tracker's image encoder, squashed."""
+        """K frames -> (K, 3, S, S) for the tracker's image encoder; (K, 3, h, w) for Cutie's."""
+        if self.tracker_geometry == "short_side":
+            return torch.stack([self._short_side(frame) for frame in _as_frames(frames)])
         target = (self.tracker_size, self.tracker_size)
         resized = [_resize(frame, target) for frame in _as_frames(frames)]
         return torch.stack([_normalise(x, self.finder_mean, self.finder_std) for x in resized])
@@ -209,7 +222,8 @@ class FindTrackProcessor(ProcessorMixin):
         """Undo a branch's geometry.
 
         Args:
-            logits: (..., s, s) mask logits over the square input, at any resolution.
+            logits: (..., s, s) mask logits over the whole input, padding included, at any
+                resolution; or anything else that may be resized linearly.
             size: (H, W) of the video.
             branch: "finder" or "tracker", whose input the logits cover.
 
@@ -223,6 +237,13 @@ class FindTrackProcessor(ProcessorMixin):
             square = (self.finder_size, self.finder_size)
             x = F.interpolate(x, square, mode="bilinear", align_corners=False)
             x = x[..., :height, :width]
+        if branch == "tracker" and self.tracker_geometry == "short_side":
+            height, width = short_side_shape(size, self.tracker_size)
+            left, right, top, bottom = centred_padding((height, width))
+            padded = (top + height + bottom, left + width + right)
+            if tuple(x.shape[-2:]) != padded:
+                x = F.interpolate(x, padded, mode="bilinear", align_corners=False)
+            x = x[..., top : top + height, left : left + width]
         if tuple(x.shape[-2:]) != tuple(size):
             x = F.interpolate(x, tuple(size), mode="bilinear", align_corners=False)
         return x.reshape(*logits.shape[:-2], *size)
@@ -246,7 +267,8 @@ class FindTrackProcessor(ProcessorMixin):
         Raises:
             ValueError: No text, or an empty one.
         """
-        return _tokenise(self.clip_tokenizer, _as_texts(texts), self.aligner_max_tokens)
+        texts = [_as_clip_reads(text) for text in _as_texts(texts)]
+        return _tokenise(self.clip_tokenizer, texts, self.aligner_max_tokens)
 
     def _aligner_geometry(self, shape: tuple[int, int]):
         """Source (H, W) -> the shape to resize to, and the window of c x c to cut out of it."""
@@ -259,11 +281,35 @@ class FindTrackProcessor(ProcessorMixin):
         top, left = (round((x - c) / 2) for x in resized)  # halves to even, as torchvision
         return resized, (slice(top, top + c), slice(left, left + c))
 
+    def _short_side(self, frame: np.ndarray) -> torch.Tensor:
+        """(H, W, 3) uint8 -> (3, h, w) float32 in 0..1, resized without a filter and padded."""
+        x = _to_float(frame)
+        shape = short_side_shape(frame.shape[:2], self.tracker_size)
+        if frame.shape[:2] != shape:
+            x = F.interpolate(x[None], shape, mode="bilinear", align_corners=False)[0]
+        return F.pad(x, centred_padding(shape))
+
 
 def long_side_shape(shape: tuple[int, int], size: int) -> tuple[int, int]:
     """(H, W) scaled so that the long side is `size`, rounded half up as in SAM."""
     scale = size / max(shape)
     return max(1, int(shape[0] * scale + 0.5)), max(1, int(shape[1] * scale + 0.5))
+
+
+def short_side_shape(shape: tuple[int, int], size: int) -> tuple[int, int]:
+    """(H, W) scaled so that the short side is `size`, rounded down as in FindTrack's Cutie."""
+    short = min(shape)
+    if short == size:  # else 600 x 603 would become 600 x 602: 603 / 600 * 600 is a little less
+        return shape
+    return int(shape[0] / short * size), int(shape[1] / short * size)
+
+
+def centred_padding(
+    shape: tuple[int, int], multiple: int = SHORT_SIDE_MULTIPLE
+) -> tuple[int, int, int, int]:
+    """(left, right, top, bottom) that make (h, w) multiples; an odd one goes right or bottom."""
+    height, width = (-side % multiple for side in shape)
+    return width // 2, width - width // 2, height // 2, height - height // 2
 
 
 def resize_filtered(x: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
@@ -289,11 +335,15 @@ def _resize(
 
 def _normalise(frame: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
     """(H, W, 3) uint8 -> (3, H, W) float32, (x / 255 - mean) / std."""
+    mean, std = (torch.tensor(v, dtype=torch.float32)[:, None, None] for v in (mean, std))
+    return _to_float(frame).sub_(mean).div_(std)
+
+
+def _to_float(frame: np.ndarray) -> torch.Tensor:
+    """(H, W, 3) uint8 -> (3, H, W) float32 in 0..1."""
     # The copy makes it writable, which torch asks of arrays that it shares memory with.
     x = torch.from_numpy(np.array(frame, order="C")).permute(2, 0, 1)
-    x = x.to(torch.float32, memory_format=torch.contiguous_format)
-    mean, std = (torch.tensor(v, dtype=torch.float32)[:, None, None] for v in (mean, std))
-    return x.div_(255).sub_(mean).div_(std)
+    return x.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 
 def _as_frames(frames: Frames) -> list[np.ndarray]:
@@ -315,6 +365,15 @@ def _as_texts(texts: str | Sequence[str]) -> list[str]:
     if not texts or not all(text.strip() for text in texts):
         raise ValueError(f"expected at least one text and none empty, got {texts}")
     return texts
+
+
+def _as_clip_reads(text: str) -> str:
+    """Straight quotes, and HTML entities resolved, even those of entities.
+
+    CLIP's own code does so before it tokenises, transformers' does not. CLIP leaves the quotes to
+    ftfy; what else that mends, broken encodings and such, is not mended here.
+    """
+    return html.unescape(html.unescape(text.translate(STRAIGHT_QUOTES)))
 
 
 def _tokenise(tokenizer, texts: list[str], max_tokens: int):

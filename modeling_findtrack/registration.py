@@ -6,12 +6,13 @@ def register() -> None:
     from transformers import AutoConfig, AutoModel, AutoProcessor
     from transformers.pipelines import PIPELINE_REGISTRY
 
-    from .configuration_findtrack import FindTrackConfig
+    from .configuration_findtrack import CutieConfig, FindTrackConfig
     from .modeling_findtrack import FindTrackModel
     from .pipeline_findtrack import TASK, FindTrackPipeline
     from .processing_findtrack import FindTrackProcessor
 
     AutoConfig.register("findtrack", FindTrackConfig, exist_ok=True)
+    AutoConfig.register(CutieConfig.model_type, CutieConfig, exist_ok=True)
     AutoModel.register(FindTrackConfig, FindTrackModel, exist_ok=True)
     AutoProcessor.register(FindTrackConfig, FindTrackProcessor, exist_ok=True)
     if TASK not in PIPELINE_REGISTRY.get_supported_tasks():

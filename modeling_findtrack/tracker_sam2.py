@@ -44,6 +44,16 @@ class FrameFeatures:
         """B."""
         return self.levels[0].shape[0]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the features are."""
+        return self.levels[0].device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes they take."""
+        return sum(tensor.nbytes for tensor in (*self.levels, self.position))
+
     def select(self, index: int | Sequence[int] | torch.Tensor) -> "FrameFeatures":
         """Features of one frame (batch of 1), or of several in the given order, repeats allowed."""
         rows = slice(index, index + 1) if isinstance(index, int) else torch.as_tensor(index)
@@ -191,12 +201,15 @@ class Sam2Tracker(nn.Module):
         presence = (2 * given.to(self.dtype) - 1) * KEY_LOGIT
         return lanes, TrackerOutput(low, presence, torch.ones_like(presence), low)
 
-    def step(self, features: FrameFeatures, lanes: Sequence[Lane]) -> TrackerOutput:
+    def step(
+        self, features: FrameFeatures, lanes: Sequence[Lane], last: bool = False
+    ) -> TrackerOutput:
         """Advance every lane by one frame, in place.
 
         Args:
             features: Of one frame that all lanes are on, or of N frames, one per lane.
             lanes: N distinct lanes, at any distance from their key frames.
+            last: The lanes end here: this frame need not be remembered.
 
         Returns:
             Masks on this frame, in the order of `lanes`.
@@ -217,13 +230,13 @@ class Sam2Tracker(nn.Module):
             groups.setdefault((len(lane.memories), len(lane.pointers)), []).append(i)
         fine = self._fine_levels(features)
         if len(groups) == 1:
-            return self._step_group(features, fine, lanes)
+            return self._step_group(features, fine, lanes, last)
         parts = []
         for rows in groups.values():
             shared = features.batch_size == 1
             part = features if shared else features.select(rows)
             part_fine = fine if shared else [level[rows] for level in fine]
-            parts.append(self._step_group(part, part_fine, [lanes[i] for i in rows]))
+            parts.append(self._step_group(part, part_fine, [lanes[i] for i in rows], last))
         return TrackerOutput.gather(parts, [i for rows in groups.values() for i in rows])
 
     @property
@@ -232,7 +245,11 @@ class Sam2Tracker(nn.Module):
         return self.sam2.no_memory_embedding.dtype
 
     def _step_group(
-        self, features: FrameFeatures, fine: list[torch.Tensor], lanes: Sequence[Lane]
+        self,
+        features: FrameFeatures,
+        fine: list[torch.Tensor],
+        lanes: Sequence[Lane],
+        last: bool,
     ) -> TrackerOutput:
         """`step` for lanes whose queues are equally full."""
         config, prompt_encoder = self.config, self.sam2.prompt_encoder
@@ -247,6 +264,11 @@ class Sam2Tracker(nn.Module):
         )
         present = decoded.score > 0
         logits = torch.where(present[:, None, None, None], decoded.logits, NO_OBJ_SCORE)
+        output = TrackerOutput(logits, decoded.score, decoded.iou, decoded.logits)
+        if last:
+            for lane in lanes:
+                lane.distance += 1
+            return output
         # An absent frame is remembered too: as an empty mask and the "no object" pointer.
         pointers = self._pointers(decoded.token, present)
         size = (prompt_encoder.input_image_size,) * 2
@@ -254,7 +276,7 @@ class Sam2Tracker(nn.Module):
         memories = self._encode_memories(features.levels[-1], large, present)
         for lane, memory, pointer in zip(lanes, memories, pointers, strict=True):
             lane.advance(memory, pointer)
-        return TrackerOutput(logits, decoded.score, decoded.iou, decoded.logits)
+        return output
 
     def _decode(
         self,

@@ -23,11 +23,14 @@ from eval.benchmark_run import run_benchmark
 from eval.benchmarks import load_benchmark
 from eval.benchmarks.base import decode_mask
 from eval.metrics.jf.core import sequence_scores
+from eval.options import TRACKER_SETTINGS
 from eval.prediction_writer import RunFolder
 from eval.scoring import format_scores, score_predictions
 from eval.submission import write_submission
 from modeling_findtrack import cli
+from modeling_findtrack.configuration_findtrack import CUTIE_SETTINGS
 from tests import benchmark_trees as trees
+from tests.tiny_cutie import needs_cutie, tiny_model
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 MAKERS = {
@@ -398,10 +401,29 @@ def test_the_command(sprites, roots, loaded, tmp_path, monkeypatch, capsys):
     (tmp_path / "names").write_text("nobody")
     assert command.main([*arguments, "--videos", str(tmp_path / "names")]) == 2
     assert command.main([*arguments, "--key-frames", "1"]) == 2
+    assert command.main([*arguments, "--tracker-settings", "mevis"]) == 2
     errors = capsys.readouterr().err.splitlines()
-    assert len(errors) == 2
+    assert len(errors) == 3
     assert "nobody" in errors[0]
     assert "key frames" in errors[1] and "--overwrite" in errors[1]
+    assert "tracks with SAM 2" in errors[2]
+
+
+@needs_cutie
+def test_tracker_settings_are_part_of_what_a_run_is(roots):
+    assert set(TRACKER_SETTINGS) == set(CUTIE_SETTINGS)
+    model, _ = tiny_model()
+    benchmark = load_benchmark("mevis", roots["mevis"], "valid_u")
+
+    def identity() -> dict:
+        return benchmark_run._identity(benchmark, model, cli.DEFAULT_MODEL, 10)
+
+    before = identity()
+    benchmark_run.set_tracker(model, "mevis")
+    assert model.tracker.config.mem_every == 3 and model.tracker.config.use_long_term
+    changed = {key for key, value in identity().items() if value != before[key]}
+    assert changed == {"mem_every", "use_long_term"}
+    assert benchmark_run._config(model, 10)["mem_every"] == 3
 
 
 def test_killed_at_any_moment_it_goes_on(sprites, run, roots, tmp_path):

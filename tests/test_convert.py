@@ -76,3 +76,40 @@ def test_both_names_of_the_fuser_scale():
 def test_sam2_image_keys_leave_out_the_video_memory():
     tensors = {k: torch.zeros(1) for k in ("no_mem_embed", "no_obj_ptr", "maskmem_tpos_enc")}
     assert set(convert.sam2_image_keys(tensors)) == {"no_memory_embedding"}
+
+
+def test_cutie_for_single_objects_gets_an_empty_channel():
+    tensors = {
+        "mask_encoder.conv1.weight": torch.ones(64, 4, 7, 7),
+        "mask_encoder.sensory_update.transform.bias": torch.zeros(3 * 8),
+        "pixel_fuser.sensory_compress.weight": torch.ones(6, 8 + 1, 1, 1),
+    }
+    for dropped in ({}, {"pixel_fuser.sensory_compress.weight"}):  # each on its own account
+        out = convert.cutie_keys({k: v for k, v in tensors.items() if k not in dropped})
+        padded = out["mask_encoder.conv1.weight"]
+        assert padded.shape == (64, 5, 7, 7)
+        assert padded[:, :4].all() and not padded[:, 4].any()
+    whole = convert.cutie_keys(convert.cutie_keys(tensors))  # a file for several stays as it is
+    assert whole["pixel_fuser.sensory_compress.weight"].shape == (6, 10, 1, 1)
+    assert whole["mask_encoder.conv1.weight"].shape == (64, 5, 7, 7)
+
+
+def test_transformers_names_stay():
+    matrix = torch.ones(2, 4)
+    names = {"vision_encoder.neck.convs.0.weight": torch.zeros(1)}
+    for place in ("shared_image_embedding", "prompt_encoder.shared_embedding"):
+        out = convert.sam2_keys({**names, f"{place}.positional_embedding": matrix})
+        assert set(out) == {
+            *names,
+            "shared_image_embedding.positional_embedding",
+            "prompt_encoder.shared_embedding.positional_embedding",
+        }
+    clip = {
+        "text_model.embeddings.position_ids": torch.arange(3),
+        "text_model.final_layer_norm.bias": torch.zeros(2),
+        "vision_model.pre_layrnorm.bias": torch.zeros(2),
+        "visual_projection.weight": torch.zeros(3, 2),
+    }
+    out = convert.alpha_clip_keys(clip, visual={"visual.ln_pre.bias": torch.ones(2)})
+    assert set(out) == {"text_model.final_layer_norm.bias", "vision_model.pre_layrnorm.bias"}
+    assert out["vision_model.pre_layrnorm.bias"].all()

@@ -10,7 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_findtrack.processing_findtrack import FindTrackProcessor
+from modeling_findtrack.processing_findtrack import (
+    FindTrackProcessor,
+    centred_padding,
+    short_side_shape,
+)
 
 SIZES = [(60, 100), (100, 60), (64, 64), (31, 90)]
 LOADER = """
@@ -77,6 +81,35 @@ def test_masks_come_back_to_where_the_pixels_were(make, size, branch, geometry):
     back = processor.masks_to_source(logits, size, branch)
     assert back.shape == size and back.dtype == torch.float32
     assert overlap(back > 0, mask) > 0.85
+
+
+@pytest.mark.parametrize("size", [*SIZES, (33, 33), (64, 97)])
+def test_cutie_frames_keep_their_aspect_and_masks_come_back(make, size):
+    processor = make(tracker_geometry="short_side")  # at 64
+    frame, mask = white_box(size)
+    pixels = processor.tracker_pixels([frame, frame])
+    assert torch.equal(pixels[0], pixels[1]) and pixels.min() >= 0 and pixels.max() <= 1
+    inner = short_side_shape(size, 64)
+    assert min(inner) == 64 and max(inner) == int(max(size) / min(size) * 64)
+    left, right, top, bottom = centred_padding(inner)
+    assert pixels.shape[-2:] == (inner[0] + top + bottom, inner[1] + left + right)
+    assert all(side % 16 == 0 for side in pixels.shape[-2:])
+    assert right - left in (0, 1) and bottom - top in (0, 1)
+    logits = pixels[0].mean(0) - 0.5
+    back = processor.masks_to_source(logits, size, "tracker")
+    assert back.shape == size and overlap(back > 0, mask) > 0.85
+    coarse = torch.nn.functional.avg_pool2d(logits[None], 4)[0]  # any resolution will do
+    assert overlap(processor.masks_to_source(coarse, size, "tracker") > 0, mask) > 0.7
+
+
+def test_cutie_frames_of_the_right_size_are_only_scaled(make):
+    processor = make(tracker_geometry="short_side", tracker_size=32)
+    frame = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+    assert torch.equal(
+        processor.tracker_pixels(frame)[0], torch.from_numpy(frame).permute(2, 0, 1) / 255
+    )
+    logits = torch.randn(32, 48)
+    assert torch.equal(processor.masks_to_source(logits, (32, 48), "tracker"), logits)
 
 
 def test_masks_to_source_keeps_leading_dimensions(make):

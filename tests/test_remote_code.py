@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from modeling_findtrack import cli, tracker_sam2
 from modeling_findtrack import hub_folder as hub_folder_module
 from modeling_findtrack.processing_findtrack import resize_filtered
+from tests import tiny_cutie
 from tests.tiny_models import moving_square, tiny
 
 
@@ -97,6 +98,20 @@ def test_a_cached_hub_snapshot_offline(hub_folder, tmp_path):
         "someone/findtrack", tmp_path, HF_HUB_CACHE=str(cache), HF_HUB_OFFLINE="1"
     )
     assert result["masks"] == [expected_masks()] * 3
+
+
+@tiny_cutie.needs_cutie
+def test_a_folder_with_a_cutie_tracker(tmp_path):
+    """Its config type is none of transformers', its network comes from an optional package."""
+    model, processor = tiny_cutie.tiny_model()
+    model.save_pretrained(tmp_path / "checkpoint")
+    processor.save_pretrained(tmp_path / "checkpoint")
+    out = tmp_path / "hub"
+    assert cli.main(["hub-folder", str(tmp_path / "checkpoint"), "--out", str(out)]) == 0
+    (expected,) = model.segment(moving_square(4), "the dog", processor=processor)
+    result = run_without_package(str(out), tmp_path)
+    assert result["masks"] == [expected.masks.to_rle()] * 3
+    assert expected.masks.areas().all()
 
 
 def names_in(folder: Path) -> set[str]:

@@ -224,6 +224,21 @@ def test_lane_copies_part_ways():
 
 
 @torch.no_grad()
+def test_the_last_frame_is_segmented_but_not_remembered():
+    tracker = make_tracker()
+    features = tracker.encode(make_video(3))
+    lanes, _ = tracker.start(features.select(0), make_masks(1), 3)
+    tracker.step(features.select(1), lanes)
+    other = lanes[0].copy()
+    last = tracker.step(features.select(2), lanes, last=True)
+    assert torch.equal(last.mask_logits, tracker.step(features.select(2), [other]).mask_logits)
+    assert lanes[0].distance == other.distance == 2
+    assert (len(lanes[0].memories), len(other.memories)) == (1, 2)
+    with pytest.raises(ValueError, match="leave its video"):
+        tracker.step(features.select(2), lanes)
+
+
+@torch.no_grad()
 def test_a_given_mask_comes_back_whatever_its_size():
     tracker = make_tracker()
     features = tracker.encode(make_video(1))
