@@ -26,12 +26,11 @@ STAGES = {
     "find": ("boxes", "ground"),
     "align": (),
     "refine": ("find",),
-    "track-longer": ("track",),
 }
 
 NAME = "findtrack-tiny"
 # Part -> the stage it is from; the rest is from LAST.
-JOINED, LAST = {"tracker": "track-longer", "aligner": "align"}, "refine"
+JOINED, LAST = {"tracker": "track", "aligner": "align"}, "refine"
 
 
 def _parse(argv) -> argparse.Namespace:
