@@ -69,6 +69,14 @@ def run_command(command: str, work: Callable[[], int], interrupted: str | None) 
         return 130
 
 
+def peak_memory() -> int:
+    """Highest resident memory of this process so far, bytes."""
+    import resource  # not on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
 def positive(text: str) -> int:
     """An integer of at least 1, for `type=`."""
     if not text.isdecimal() or int(text) < 1:

@@ -20,7 +20,6 @@ way takes gigabytes. Exit status 1 if any two numbers are not equal to the last 
 import argparse
 import math
 import multiprocessing
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -32,7 +31,7 @@ from scipy.optimize import linear_sum_assignment
 
 # Nothing heavy, whose memory would hide what is measured here.
 from eval.conventions import MAX_PROPOSALS, VOID, davis_unsupervised
-from eval.report import markdown_table, positive
+from eval.report import markdown_table, peak_memory, positive
 
 SIZES = ((480, 854), (720, 1280))
 AREAS = (0.01, 0.09, 0.3)  # of the frame, for one object after the other
@@ -165,7 +164,7 @@ def measure(score: Callable[..., Scores], scene: Scene) -> Run:
 
 def _measure_here(score: Callable[..., Scores], scene: Scene) -> Run:
     cv2.setNumThreads(1)
-    bare, waited = _peak_memory(), 0.0
+    bare, waited = peak_memory() / 2**20, 0.0
 
     def watched(maps: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         nonlocal waited
@@ -179,15 +178,7 @@ def _measure_here(score: Callable[..., Scores], scene: Scene) -> Run:
 
     start = time.process_time()
     scores = score(watched(scene.prediction()), watched(scene.truth()))
-    return Run(time.process_time() - start - waited, bare, _peak_memory(), scores)
-
-
-def _peak_memory() -> float:
-    """Highest resident memory of this process so far, MiB."""
-    import resource  # not on Windows
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+    return Run(time.process_time() - start - waited, bare, peak_memory() / 2**20, scores)
 
 
 def compare_metric(sizes: Sequence[tuple[int, int]], frames: int, objects: int) -> int:

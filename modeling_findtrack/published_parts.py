@@ -4,9 +4,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from . import convert
 from .checkpoint_files import CheckpointError, LazyTensor, open_checkpoint
 from .configuration_findtrack import CutieConfig
+from .convert import (
+    UnknownTensorsError,
+    alpha_clip_keys,
+    cutie_keys,
+    evf_keys,
+    sam2_keys,
+)
 from .dimensions import (
     beit3_config,
     clip_text_config,
@@ -55,7 +61,7 @@ def read_finder(source: Source) -> PublishedPart:
             "sam_config": (sam2_image_config if is_sam2 else sam_config)(shapes, words),
         }
     kind = "EVF-SAM2" if is_sam2 else "EVF-SAM"
-    return _part(source.name, kind, config, "finder.", convert.evf_keys, files)
+    return _part(source.name, kind, config, "finder.", evf_keys, files)
 
 
 def read_aligner(alpha: Source, clip: Source) -> PublishedPart:
@@ -83,7 +89,7 @@ def read_aligner(alpha: Source, clip: Source) -> PublishedPart:
         }
 
     def rename(tensors: Tensors) -> Tensors:
-        return convert.alpha_clip_keys(_below(tensors, _TEXT), visual=_below(tensors, _IMAGE))
+        return alpha_clip_keys(_below(tensors, _TEXT), visual=_below(tensors, _IMAGE))
 
     both = _labelled(image, _IMAGE) | _labelled(text, _TEXT)
     return _part(where, "Alpha-CLIP", config, "aligner.", rename, both)
@@ -101,7 +107,7 @@ def read_sam2_tracker(source: Source) -> PublishedPart:
         "SAM 2 with video memory",
         config,
         "tracker.sam2.",
-        lambda found: convert.sam2_keys({k.removeprefix("module."): v for k, v in found.items()}),
+        lambda found: sam2_keys({k.removeprefix("module."): v for k, v in found.items()}),
         files,
     )
 
@@ -109,12 +115,12 @@ def read_sam2_tracker(source: Source) -> PublishedPart:
 def read_cutie_tracker(source: Source) -> PublishedPart:
     """Cutie, for several objects or for one; the config is without the preset's settings."""
     files = _open(source)
-    tensors = convert.cutie_keys(files)
+    tensors = cutie_keys(files)
     given = read_settings(source, (CutieConfig.model_type,))
     with dimensions_of(source.name):
         network = cutie_network(Shapes(tensors, source.name), given.get("network") or {})
     config = {"model_type": CutieConfig.model_type, "network": network}
-    return _part(source.name, "Cutie", config, "tracker.cutie.", convert.cutie_keys, files)
+    return _part(source.name, "Cutie", config, "tracker.cutie.", cutie_keys, files)
 
 
 # Keep the names of two files apart while they are converted together.
@@ -151,7 +157,7 @@ def _part(
         try:
             converted = rename(known)
             break
-        except convert.UnknownTensorsError as error:
+        except UnknownTensorsError as error:
             unknown |= {name for tensor in error.tensors.values() for name in tensor.sources}
         except ValueError as error:
             raise CheckpointError(f"{where}: {error}") from None

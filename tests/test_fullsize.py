@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from eval import fullsize
-from eval.fullsize import Checkpoint
+from eval.random_checkpoints import Checkpoint, official_checkpoints, random_tensor
 from modeling_findtrack import cli
 from modeling_findtrack.presets import PRESETS
 from tests import tiny_cutie
@@ -161,7 +161,7 @@ def test_what_fails_is_told(tmp_path, capfd):
 @pytest.mark.parametrize("preset", fullsize.PRESETS)
 def test_full_size(preset):
     """Each preset gets what it is made of, in the size that was published."""
-    checkpoints = fullsize.official_checkpoints(preset)
+    checkpoints = official_checkpoints(preset)
     assert list(checkpoints) == [part.option for part in PRESETS[preset].parts]
     millions = {
         option: sum(math.prod(shape) for shape in checkpoint.shapes.values()) // 10**6
@@ -175,9 +175,9 @@ def test_full_size(preset):
 
 
 def test_random_numbers_depend_on_the_name_alone():
-    first = fullsize.random_tensor("a.weight", [300, 4, 5])
-    assert torch.equal(first, fullsize.random_tensor("a.weight", [300, 4, 5]))
-    assert not torch.equal(first, fullsize.random_tensor("b.weight", [300, 4, 5]))
+    first = random_tensor("a.weight", [300, 4, 5])
+    assert torch.equal(first, random_tensor("a.weight", [300, 4, 5]))
+    assert not torch.equal(first, random_tensor("b.weight", [300, 4, 5]))
     assert first.std().item() == pytest.approx(20**-0.5, rel=0.05)
-    assert fullsize.random_tensor("norm.weight", [1000]).mean().item() == pytest.approx(1, abs=0.02)
-    assert (fullsize.random_tensor("bn.running_var", [1000]) > 0.5).all()
+    assert random_tensor("norm.weight", [1000]).mean().item() == pytest.approx(1, abs=0.02)
+    assert (random_tensor("bn.running_var", [1000]) > 0.5).all()

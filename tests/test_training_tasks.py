@@ -527,6 +527,21 @@ def test_track_batches(base, source):
     assert torch.equal(batch["pixels"][2, 1], base[1].tracker_pixels(samples[1].frames[2])[0])
 
 
+def test_clips_are_parts_of_videos_of_several_lengths(base, source):
+    """As in inference, where the age of a pointer is a share of the video's length."""
+    samples = drawn(source, config.TrackTask(objects=2), 12)
+    batch = track_task.TrackCollator(base[1])(samples)
+    lengths = batch["video_frames"]
+    assert len(samples[0].frames) <= min(lengths) < max(lengths) <= track_task.LONG
+    for clip in range(len(samples)):  # the objects of a clip are in one video
+        assert len(set(lengths[batch["clip"] == clip].tolist())) == 1
+    with torch.no_grad():
+        *_, drawn_last = track_task.unroll(base[0], batch)
+        *_, long_last = track_task.unroll(base[0], batch | {"video_frames": 0 * lengths + 16})
+    same = (drawn_last.raw_logits == long_last.raw_logits).flatten(1).all(dim=1)
+    assert torch.equal(same, lengths == 16)
+
+
 def test_roughened_keys_stay_close():
     mask = torch.zeros(64, 64)
     mask[20:40, 20:40] = 1
