@@ -208,8 +208,7 @@ def _run(args: argparse.Namespace) -> int:
         args.out / "cache" / f"{kind}-{model_key(model, digest)}",
         args.seed,
     )
-    columns = kind_columns() | {"all but motion-only": lambda a: a.kind != "motion-only"}
-    table = tabulate(answers, methods(model, count), columns)
+    table = tabulate(answers, methods(model, count), kind_columns())
     publish(args, str(model.dtype), digest, table, answers, NOTE)
     return 0
 

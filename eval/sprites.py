@@ -209,8 +209,12 @@ def summarise(answers: Sequence[Answer]) -> tuple[list[str], list[list]]:
 
 
 def kind_columns() -> dict[str, Callable[[Answer], bool]]:
-    """A column per kind of sentence with a target: its name, and which answers belong to it."""
-    return {kind: lambda a, kind=kind: a.kind == kind for kind in KINDS}
+    """A column per kind of sentence with a target: its name, and which answers belong to it.
+
+    The last has all kinds but the one that a finder of single frames can only guess.
+    """
+    columns = {kind: lambda a, kind=kind: a.kind == kind for kind in KINDS}
+    return columns | {"all but motion-only": lambda a: a.kind != "motion-only"}
 
 
 def tabulate(

@@ -6,19 +6,18 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 
 from .assembled_card import model_card
 from .checkpoint_files import CheckpointError, LazyTensor
 from .configuration_findtrack import CutieConfig, FinderConfig, FindTrackConfig
 from .hub_folder import save_weights
-from .image_encoders import FINDER_ENCODER, compare_encoders
+from .image_encoders import FINDER_ENCODER, compare_encoders, wider
 from .manifest import describe_components, describe_sources, versions
 from .modeling_findtrack import FindTrackModel
 from .presets import MANIFEST, PRESETS, Preset
@@ -36,11 +35,6 @@ from .safetensors_writer import MAX_SHARD_BYTES, write_sharded
 from .tensor_account import account_for
 
 _CUTIE = "tracker.cutie."
-# What configs and networks raise when a config file asks for the impossible.
-_BAD_DIMENSIONS = (
-    StrictDataclassError, ValueError, TypeError, LookupError, RuntimeError, ArithmeticError,
-    AssertionError,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -86,10 +80,10 @@ def plan(
     shared, encoder = compare_encoders(config, finder.tensors, tracker.tensors, progress)
     if shared:
         config.share_vision_encoder = True
-        finder = _without_encoder(finder)
-    model = _on_meta(config)
-    expected = model.state_dict()
+        finder, tracker = _with_one_encoder(finder, tracker)
     components = {"finder": finder, "aligner": aligner, "tracker": tracker}
+    model = _on_meta(config, components.values())
+    expected = model.state_dict()
     for name, part in components.items():
         account_for(part, {k: v for k, v in expected.items() if k.startswith(f"{name}.")})
     tensors = {k: v for part in components.values() for k, v in part.tensors.items()}
@@ -119,7 +113,7 @@ def write(
         The manifest.
 
     Raises:
-        CheckpointError: The disk is too small, or a file changed under way.
+        CheckpointError: The disk is too small or fails, or a file changed under way.
     """
     total = sum(tensor.nbytes for tensor in work.tensors.values())
     free = shutil.disk_usage(folder).free
@@ -136,18 +130,24 @@ def write(
         "sources": describe_sources(work.preset, sources, progress),
         "components": describe_components(work.tensors, work.left_out),
     }
-    save_weights(work.model, work.processor, {}, folder)
-    for empty in folder.glob("*.safetensors*"):
-        empty.unlink()
-    write_sharded(
-        folder,
-        work.tensors,
-        MAX_SHARD_BYTES,
-        progress and (lambda done: progress("writing", done, total)),
-    )
-    (folder / "README.md").write_text(model_card(manifest), encoding="utf-8")
-    text = json.dumps(manifest, indent=2, ensure_ascii=False)
-    (folder / MANIFEST).write_text(f"{text}\n", encoding="utf-8")
+    try:
+        save_weights(work.model, work.processor, {}, folder)
+        for empty in folder.glob("*.safetensors*"):
+            empty.unlink()
+        write_sharded(
+            folder,
+            work.tensors,
+            MAX_SHARD_BYTES,
+            progress and (lambda done: progress("writing", done, total)),
+        )
+        (folder / "README.md").write_text(model_card(manifest), encoding="utf-8")
+        text = json.dumps(manifest, indent=2, ensure_ascii=False)
+        (folder / MANIFEST).write_text(f"{text}\n", encoding="utf-8")
+    except OSError as error:  # what fails in reading is a CheckpointError
+        raise CheckpointError(
+            f"{folder}: cannot be written ({error.strerror or error}); make room or choose another "
+            "--out"
+        ) from error
     return manifest
 
 
@@ -176,8 +176,8 @@ def _config(
             dtype="float32",
             **rules.model,
         )
-    except _BAD_DIMENSIONS as error:
-        raise _no_model(error) from None
+    except Exception as error:
+        raise _no_model((finder, aligner, tracker), error) from error
 
 
 def _processor(
@@ -209,24 +209,43 @@ def _processor(
         raise CheckpointError(f"the tokenizers do not go together: {error}") from None
 
 
-def _on_meta(config: FindTrackConfig) -> FindTrackModel:
+def _on_meta(config: FindTrackConfig, parts: Iterable[PublishedPart]) -> FindTrackModel:
     """The model without data: its names and shapes."""
     try:
         with torch.device("meta"):
             return FindTrackModel(config)
-    except _BAD_DIMENSIONS as error:
-        raise _no_model(error) from None
+    except Exception as error:
+        raise _no_model(parts, error) from error
 
 
-def _no_model(error: BaseException) -> CheckpointError:
-    first = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
-    return CheckpointError(f"the dimensions of the checkpoints make no model: {first}")
+def _no_model(parts: Iterable[PublishedPart], error: Exception) -> CheckpointError:
+    """A config file asks for the impossible; what raises that in a network, nobody says."""
+    lines = str(error).strip().splitlines()
+    why = f"{type(error).__name__}: {lines[-1].strip()}" if lines else type(error).__name__
+    return CheckpointError(
+        f"{', '.join(part.where for part in parts)}: their dimensions, or what config files beside "
+        f"them say, make no model ({why})"
+    )
 
 
-def _without_encoder(finder: PublishedPart) -> PublishedPart:
-    kept = {k: v for k, v in finder.tensors.items() if not k.startswith(FINDER_ENCODER)}
-    dropped = {s for k, v in finder.tensors.items() if k not in kept for s in v.sources}
-    return replace(finder, tensors=kept, left_out=tuple(sorted({*finder.left_out, *dropped})))
+def _with_one_encoder(
+    finder: PublishedPart, tracker: PublishedPart
+) -> tuple[PublishedPart, PublishedPart]:
+    """The finder without its image encoder, and the tracker with one that serves both."""
+    better = wider(finder.tensors, tracker.tensors)
+    ours = {k: v for k, v in finder.tensors.items() if not k.startswith(FINDER_ENCODER)}
+    theirs = tracker.tensors | better
+    return _keeping(finder, ours, better.values()), _keeping(tracker, theirs)
+
+
+def _keeping(
+    part: PublishedPart, tensors: dict[str, LazyTensor], moved: Iterable[LazyTensor] = ()
+) -> PublishedPart:
+    """`part` with these tensors; those of its own that are not used any more are left out."""
+    used = {source for tensor in (*tensors.values(), *moved) for source in tensor.sources}
+    before = {source for tensor in part.tensors.values() for source in tensor.sources}
+    left_out = tuple(sorted({*part.left_out, *(before - used)}))
+    return replace(part, tensors=tensors, left_out=left_out)
 
 
 def _cast(name: str, tensor: LazyTensor, dtype: torch.dtype) -> LazyTensor:

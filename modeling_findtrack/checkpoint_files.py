@@ -4,31 +4,24 @@ Opening a checkpoint reads names, shapes and dtypes; a tensor's data is read whe
 so that converting a model never holds more of it than one tensor.
 """
 
+import contextlib
 import pickle
-import re
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 from weakref import WeakSet
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
+from .state_dict import WRAPPERS, StateDict, find_state_dict
 from .torchscript_file import is_torchscript, torchscript_tensors
 
 # Mapped pages count as used memory until the map is closed: a file is opened anew after so much.
 _REOPEN_AFTER = 64 * 2**20
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-_WHOLE = ("model.safetensors", "pytorch_model.bin")
-_SHARD = re.compile(r"(?:model|pytorch_model)-(\d{5})-of-(\d{5})\.(?:safetensors|bin)")
-_WRAPPERS = (
-    "model",
-    "state_dict",
-    "module",
-)  # where official files keep their tensors, if not on top
 
 
 class CheckpointError(ValueError):
@@ -109,88 +102,87 @@ def _replace(value: Any, pick: Callable[[LazyTensor], Tensor]) -> Any:
     return value
 
 
-def choose_weights(names: Iterable[str], where: str) -> list[str]:
-    """Which files of a folder or repository hold its weights.
+@dataclass(frozen=True)
+class Checkpoint:
+    """What the files of a checkpoint hold."""
 
-    Args:
-        names: Of its files; those in sub-folders are not looked at.
-        where: What it is, for the message.
-
-    Returns:
-        The usual names (`model.safetensors`, its shards, `pytorch_model.bin`, its shards), or the
-        only other file that looks like a checkpoint.
-
-    Raises:
-        CheckpointError: There is none, there are several, or a shard is missing.
-    """
-    names = {name for name in names if "/" not in name}
-    for whole in _WHOLE:
-        kind = Path(whole).suffix
-        if whole in names:
-            return [whole]
-        shards = {n: m for n in names if (m := _SHARD.fullmatch(n)) and n.endswith(kind)}
-        if shards:
-            return _all_shards(shards, where)
-    loose = sorted(name for name in names if name.endswith(SUFFIXES))
-    if not loose:
-        raise CheckpointError(f"{where}: no checkpoint there (none of {', '.join(SUFFIXES)})")
-    if len(loose) > 1:
-        raise CheckpointError(f"{where}: several checkpoints there, name the one to use", loose)
-    return loose
+    tensors: dict[str, LazyTensor]  # by their own names
+    stray: tuple[str, ...] = ()  # names of tensors that are no part of the state dict
+    training: tuple[str, ...] = ()  # what training keeps beside it: an optimizer, say
 
 
-def _all_shards(shards: dict[str, re.Match], where: str) -> list[str]:
-    counts = {int(match[2]) for match in shards.values()}
-    there = {int(match[1]) for match in shards.values()}
-    missing = sorted(set(range(1, max(counts) + 1)) - there)
-    if missing or len(counts) > 1:
-        raise CheckpointError(
-            f"{where}: shards are missing or of several checkpoints: {len(there)} of "
-            f"{' or '.join(map(str, sorted(counts)))} are there; fetch it again"
-        )
-    return sorted(shards)
-
-
-def open_checkpoint(paths: Sequence[Path]) -> dict[str, LazyTensor]:
+def open_checkpoint(paths: Sequence[Path]) -> Checkpoint:
     """All tensors of a checkpoint, under their own names.
 
     Args:
         paths: Its file, or all of its shards.
 
     Raises:
-        CheckpointError: A file is damaged, holds more than tensors, or repeats a tensor.
+        CheckpointError: A file is damaged, holds more than tensors, or repeats a tensor. Loading
+            one of the tensors raises it, too, where its data is damaged.
     """
     tensors: dict[str, LazyTensor] = {}
+    stray: list[str] = []
+    training: list[str] = []
     for path in paths:
-        try:
-            found = _tensors_of(path)
-        except CheckpointError:
-            raise
-        except pickle.UnpicklingError:  # whose message advises to read it unsafely
-            raise CheckpointError(
-                f"{path}: holds other things than tensors, which could run code when read, or is "
-                "damaged; save its state dict alone, best as safetensors"
-            ) from None
-        except (OSError, ValueError, RuntimeError, SafetensorError, EOFError, KeyError) as error:
-            raise CheckpointError(f"{path}: damaged, or no checkpoint ({_first(error)})") from None
-        for name in found:
+        with _readable(path):
+            part = _open(path)
+        for name, tensor in part.tensors.items():
             if name in tensors:
                 raise CheckpointError(f"{path}: {name} is in another shard, too")
-        tensors |= found
+            tensors[name] = replace(tensor, load=_guarded(path, tensor.load))
+        stray += part.stray
+        training += part.training
     if not tensors:
-        raise CheckpointError(f"{paths[0]}: no tensors in it")
-    return tensors
+        raise CheckpointError(
+            f"{paths[0]}: no tensors in it, at the top or below {', '.join(WRAPPERS)}"
+        )
+    return Checkpoint(tensors, tuple(stray), tuple(training))
 
 
-def _tensors_of(path: Path) -> dict[str, LazyTensor]:
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Say which file it is and that it is damaged, whatever a reader makes of the damage."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except pickle.UnpicklingError:  # whose message advises to read it unsafely
+        raise CheckpointError(
+            f"{path}: holds other things than tensors, which could run code when read, or is "
+            "damaged; save its state dict alone, best as safetensors"
+        ) from None
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        why = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+        raise CheckpointError(f"{path}: damaged, or no checkpoint ({why})") from error
+
+
+def _guarded(path: Path, load: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    def read() -> Tensor:
+        with _readable(path):
+            return load()
+
+    return read
+
+
+def _open(path: Path) -> Checkpoint:
     if path.suffix == ".safetensors":
-        return _SafetensorsFile(path).tensors()
+        return Checkpoint(_SafetensorsFile(path).tensors())
+    if path.name.endswith(".index.json"):
+        raise CheckpointError(f"{path}: the index of shards, no checkpoint; give their folder")
+    with open(path, "rb") as file:
+        if not file.read(2).startswith((b"PK", b"\x80")):  # a zip archive, or a pickle
+            raise CheckpointError(f"{path}: not a checkpoint (safetensors, or of torch.save)")
     if is_torchscript(path):
-        return {
-            name: LazyTensor(tensor.meta, tensor.load, (name,))
-            for name, tensor in torchscript_tensors(path).items()
-        }
-    return _TorchFile(path).tensors()
+        return Checkpoint(
+            {
+                name: LazyTensor(tensor.meta, tensor.load, (name,))
+                for name, tensor in torchscript_tensors(path).items()
+            }
+        )
+    file = _TorchFile(path)
+    return Checkpoint(file.tensors(), file.content().stray, file.content().training)
 
 
 class _File:
@@ -251,29 +243,43 @@ class _SafetensorsFile(_File):
 class _TorchFile(_File):
     """A file of `torch.save`, read as nothing but tensors."""
 
-    def _open(self) -> dict[str, Tensor]:
+    def _open(self) -> StateDict:
+        # Below, a file could run code in spite of `weights_only` (CVE-2025-32434).
+        if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 6):
+            raise CheckpointError(
+                f"{self.path}: reading it safely needs PyTorch 2.6 or later, this is "
+                f"{torch.__version__}; update it, or give safetensors"
+            )
         content = torch.load(
             self.path, map_location="cpu", weights_only=True, mmap=self._is_mapped()
         )
-        for wrapper in _WRAPPERS:
-            if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-                content = content[wrapper]
-        if not isinstance(content, dict):
-            raise CheckpointError(f"{self.path}: holds a {type(content).__name__}, no state dict")
-        return {str(k): v.detach() for k, v in content.items() if isinstance(v, Tensor)}
+        return find_state_dict(content)
 
     def _is_mapped(self) -> bool:
         """Files from before PyTorch 1.6 are no archives: they cannot be mapped, only held whole."""
         return zipfile.is_zipfile(self.path)
 
     def tensors(self) -> dict[str, LazyTensor]:
-        return {
-            name: LazyTensor(tensor.to("meta"), lambda name=name: self._load(name), (name,))
-            for name, tensor in self.content().items()
-        }
+        found = {}
+        for name, tensor in self.content().tensors.items():
+            if kind := _unsupported(tensor):
+                raise CheckpointError(f"{self.path}: {name} is {kind}, not supported")
+            found[name] = LazyTensor(tensor.to("meta"), lambda name=name: self._load(name), (name,))
+        return found
 
     def _load(self, name: str) -> Tensor:
-        return self.count(self.content()[name])
+        return self.count(self.content().tensors[name])
+
+
+def _unsupported(tensor: Tensor) -> str | None:
+    """What is the matter with a tensor that cannot be written as safetensors, if something is."""
+    if tensor.is_meta:
+        return "without data"
+    if tensor.is_nested or tensor.layout != torch.strided:
+        return "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+    if tensor.dtype not in SAFETENSORS_NAMES:
+        return str(tensor.dtype).removeprefix("torch.")
+    return None
 
 
 _DTYPES = {
@@ -289,8 +295,3 @@ _DTYPES = {
     "BOOL": torch.bool,
 }
 SAFETENSORS_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-
-
-def _first(error: BaseException) -> str:
-    """The first line of an error's message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

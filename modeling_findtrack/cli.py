@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 DEFAULT_MODEL = str(Path(__file__).parent / "tiny")
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.run(args)
     except (ValueError, OSError, TypeError) as error:  # what unusable input raises
         if seen:  # an interrupt inside pycocotools comes out as a TypeError
-            return _say_interrupted()
+            return _say_interrupted(args)
         if isinstance(error, TypeError) or os.environ.get("FINDTRACK_DEBUG"):
             raise
         sys.stderr.write(f"findtrack: error: {_one_line(error)}\n")
@@ -51,12 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stderr.write(f"  {line}\n")
         return _UNUSABLE
     except KeyboardInterrupt:
-        return _say_interrupted()
+        return _say_interrupted(args)
     return 0
 
 
-def _say_interrupted() -> int:
-    sys.stderr.write("findtrack: interrupted, nothing was written\n")
+def _say_interrupted(args: argparse.Namespace) -> int:
+    written = getattr(args, "written", None)  # a command says so once its folder is in place
+    sys.stderr.write(f"findtrack: interrupted, {written or 'nothing'} was written\n")
     return _INTERRUPTED
 
 
@@ -176,6 +177,7 @@ def _segment(args: argparse.Namespace) -> None:
     expressions = _checked_expressions(args.expressions)
     from .export import OUTPUT_NAMES, export, is_result_folder
     from .output_folder import OutputFolder
+    from .progress_bars import progress_bars
     from .video_io import open_video
 
     out = args.out or f"{Path(args.video).resolve().stem}.findtrack"
@@ -183,7 +185,7 @@ def _segment(args: argparse.Namespace) -> None:
     output = OutputFolder(out, OUTPUT_NAMES, is_result_folder, args.overwrite, expected=expected)
     with open_video(args.video) as video, output as folder:
         model, processor = load_model(args.model, args.device, args.dtype)
-        with _progress_bars(args.quiet) as progress:
+        with progress_bars(args.quiet) as progress:
             tracks = model.segment(
                 video,
                 expressions,
@@ -200,6 +202,7 @@ def _segment(args: argparse.Namespace) -> None:
                 source=args.video,
                 progress=progress,
             )
+    args.written = out
     if not args.quiet:
         _say(_summary(tracks, Path(out)))
 
@@ -307,83 +310,19 @@ def _hub_folder(args: argparse.Namespace) -> None:
         model, processor = load_model(args.model, device="cpu", dtype="float32")
         shipped = Path(args.model).resolve() == Path(DEFAULT_MODEL).resolve()
         written = save(model, processor, args.model, folder, shipped)
+    args.written = args.out
     _say(f"model folder: {args.out}\n")
     if args.push:
         _say(f"uploaded: {push(args.push, args.out, written)}\n")
 
 
 def _assemble(args: argparse.Namespace) -> None:
-    """Convert published checkpoints; what can fail cheaply fails first."""
-    from .assemble_options import given_sources
-
-    given = given_sources(args)
+    """Convert published checkpoints, or tell what would be fetched."""
     if not args.dry_run and not args.out:
         raise CliError("say which folder to make with --out DIR")
-    _quieten(args.quiet)
-    if args.dry_run:
-        from .fetch_table import fetch_table
+    from .assemble_command import run
 
-        _say(fetch_table(args.preset, given))
-        return
-    import torch
-
-    from .assemble import plan, write
-    from .hub_folder import hub_folder
-    from .preset_sources import fetch_sources, find_sources
-    from .presets import MANIFEST
-
-    dtype = None if args.dtype == "auto" else getattr(torch, args.dtype)
-    output = hub_folder(args.out, args.overwrite, ["README.md", MANIFEST])
-    with output as folder, _progress_bars(args.quiet, in_bytes=True) as progress:
-        found = find_sources(args.preset, given)
-        sources = fetch_sources(args.preset, found, progress)
-        manifest = write(plan(args.preset, sources, dtype, progress), sources, folder, progress)
-    if not args.quiet:
-        size = sum(part["bytes"] for part in manifest["components"].values())
-        _say(f"image encoders: {manifest['image_encoder']}\n")
-        _say(f"model folder: {args.out} ({size / 1e9:.2f} GB of weights)\n")
-
-
-def _quieten(quiet: bool) -> None:
-    """Keep libraries from talking; the Hub's download bars stay, on a terminal and if not quiet."""
-    from huggingface_hub.utils import disable_progress_bars
-    from huggingface_hub.utils import logging as hub_logging
-    from transformers.utils import logging
-
-    hub_logging.set_verbosity_error()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    if quiet or not sys.stderr.isatty():
-        disable_progress_bars()
-
-
-@contextlib.contextmanager
-def _progress_bars(
-    quiet: bool, in_bytes: bool = False
-) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress callback that shows one bar per stage, on a terminal only."""
-    from tqdm import tqdm
-
-    labels = {"find": "finding", "track": "tracking", "write": "writing"}
-    bars: dict[str, tqdm] = {}
-    unit = {"unit": "B", "unit_scale": True} if in_bytes else {}
-
-    def show(stage: str, done: int, total: int) -> None:
-        if stage not in bars:
-            _close(bars)
-            disabled = quiet or not sys.stderr.isatty()
-            bars[stage] = tqdm(total=total, desc=labels.get(stage, stage), disable=disabled, **unit)
-        bars[stage].update(done - bars[stage].n)
-
-    try:
-        yield show
-    finally:
-        _close(bars)
-
-
-def _close(bars: dict) -> None:
-    for bar in bars.values():
-        bar.close()
+    _say(run(args))
 
 
 def _summary(tracks: Sequence, out: Path) -> str:

@@ -255,7 +255,7 @@ def evf_keys(tensors: Mapping[str, torch.Tensor]) -> Tensors:
         tensors: A whole checkpoint: `visual_model.`, `mm_extractor.beit3.`,
             `text_hidden_fcs.0.`; a leading `module.`, as fine-tuning writes it, is dropped.
     """
-    tensors = {k.removeprefix("module."): v for k, v in tensors.items()}
+    tensors = without_prefixes(tensors, "module.")
     beit3, tensors = _split_off(tensors, "mm_extractor.beit3.")
     visual, tensors = _split_off(tensors, "visual_model.")
     is_sam2 = any(k.startswith("image_encoder.trunk.") for k in visual)
@@ -286,7 +286,7 @@ def alpha_clip_keys(
     if visual is not None:
         ours = {k: v for k, v in ours.items() if not k.startswith(("vision_model.", "visual_"))}
         tensors = _split_off(tensors, "visual.")[1]
-        visual = {k.removeprefix("module.").removeprefix("visual."): v for k, v in visual.items()}
+        visual = without_prefixes(visual, "module.", "visual.")
         tensors |= {f"visual.{k}": v for k, v in visual.items()}
     result = rename(_split_in_proj(tensors), ALPHA_CLIP)
     for name in ("text_projection.weight", "visual_projection.weight"):
@@ -301,13 +301,28 @@ def cutie_keys(tensors: Mapping[str, torch.Tensor]) -> Tensors:
     Two weights of such a file lack the input channel of "the other objects". It is added as zeros:
     with one object that channel is empty, so nothing changes. (Upstream adds random numbers.)
     """
-    result = {k.removeprefix("module."): v for k, v in tensors.items()}
+    result = without_prefixes(tensors, "module.")
     single = {"mask_encoder.conv1.weight": 4}  # colour and mask
     if (gates := result.get("mask_encoder.sensory_update.transform.bias")) is not None:
         single["pixel_fuser.sensory_compress.weight"] = gates.shape[0] // 3 + 1  # state and mask
     for name, channels in single.items():
         if name in result and result[name].shape[1] == channels:
             result[name] = F.pad(result[name], (0, 0, 0, 0, 0, 1))  # (O, C, h, w) -> (O, C + 1, ..)
+    return result
+
+
+def without_prefixes(tensors: Mapping[str, torch.Tensor], *prefixes: str) -> Tensors:
+    """Names without these prefixes, taken off in order, each where it is there.
+
+    Raises:
+        ValueError: Two names that become one.
+    """
+    result: Tensors = {}
+    for key, tensor in tensors.items():
+        name = key
+        for prefix in prefixes:
+            name = name.removeprefix(prefix)
+        _put(result, name, key, tensor)
     return result
 
 
@@ -324,13 +339,18 @@ def rename(tensors: Mapping[str, torch.Tensor], rules: Rules) -> Tensors:
         new = _translate(key, compiled)
         if new is None:
             unknown[key] = tensor
-        elif new in result:
-            raise ValueError(f"{key} and another tensor both become {new}")
         else:
-            result[new] = tensor
+            _put(result, new, key, tensor)
     if unknown:
         raise UnknownTensorsError(unknown)
     return result
+
+
+def _put(result: Tensors, name: str, key: str, tensor: torch.Tensor) -> None:
+    """Add a tensor, `key` in the file, whose name must not be taken."""
+    if name in result:
+        raise ValueError(f"{key} and another tensor both become {name}")
+    result[name] = tensor
 
 
 _SIGN = re.compile(r"[#*?]|\{[^}]*\}")
@@ -391,12 +411,12 @@ def _without_numbering(tensors: Mapping[str, torch.Tensor]) -> Tensors:
 
 def _split_in_proj(tensors: Mapping[str, torch.Tensor]) -> Tensors:
     """Stacked attention inputs `in_proj_*` (also `in_proj.*`) -> query, key and value."""
-    result = {}
+    result: Tensors = {}
     for key, tensor in tensors.items():
         match = re.fullmatch(r"(.*\.attn\.)in_proj[_.](weight|bias)", key)
         if match is None:
-            result[key] = tensor
+            _put(result, key, key, tensor)
             continue
         for name, part in zip("qkv", tensor.chunk(3), strict=True):
-            result[f"{match[1]}{name}_proj.{match[2]}"] = part.contiguous()
+            _put(result, f"{match[1]}{name}_proj.{match[2]}", key, part.contiguous())
     return result

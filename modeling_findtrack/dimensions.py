@@ -8,8 +8,9 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+from .checkpoint_files import CheckpointError
 from .configuration_findtrack import CUTIE_BASE
-from .tensor_shapes import Shapes, merged, side_of
+from .tensor_shapes import Shapes, image_side, merged, side_of
 
 _HEAD = 64  # channels per attention head of BEiT-3 and of CLIP's towers
 _SAM_DECODER_HEADS = 8
@@ -38,7 +39,7 @@ def beit3_config(shapes: Shapes, given: Mapping[str, Any]) -> dict[str, Any]:
     }
     setting, heads = "beit3_config.num_attention_heads", given.get("num_attention_heads")
     inferred["num_attention_heads"] = shapes.heads(width, _HEAD, setting, heads)
-    return merged(inferred, given)
+    return _with_sound_side(merged(inferred, given), shapes.where)
 
 
 def sam_config(shapes: Shapes, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,7 +90,16 @@ def sam_config(shapes: Shapes, given: Mapping[str, Any]) -> dict[str, Any]:
             "iou_head_hidden_dim": shapes.of(f"{decoder}.iou_prediction_head.layers.0.weight")[0],
         },
     }
-    return merged(inferred, given)
+    config = merged(inferred, given)
+    config["vision_config"] = _with_sound_side(config["vision_config"], shapes.where)
+    # The prompt encoder has no tensor of which the size could be told.
+    prompt, seen = (config[f"{part}_config"]["image_size"] for part in ("prompt_encoder", "vision"))
+    if prompt != seen:
+        raise CheckpointError(
+            f"{shapes.where}: image_size is {prompt!r} for the prompt encoder and {seen!r} for the "
+            "image encoder; it must be the same"
+        )
+    return config
 
 
 def clip_text_config(shapes: Shapes, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,7 +147,7 @@ def clip_vision_config(shapes: Shapes, given: Mapping[str, Any]) -> dict[str, An
     }
     setting, heads = "vision_config.num_attention_heads", given.get("num_attention_heads")
     inferred["num_attention_heads"] = shapes.heads(width, _HEAD, setting, heads)
-    return merged(inferred, given)
+    return _with_sound_side(merged(inferred, given), shapes.where)
 
 
 def cutie_network(shapes: Shapes, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,4 +187,19 @@ def cutie_network(shapes: Shapes, given: Mapping[str, Any]) -> dict[str, Any]:
         shapes.of(f"mask_decoder.{up}.out_conv.conv1.weight") for up in ("up_16_8", "up_8_4")
     )
     network["mask_decoder"]["up_dims"] = [coarse[1], coarse[0], middle[0]]
-    return merged(network, given)
+    network = merged(network, given)
+    for name, least in (("pixel_mean", float("-inf")), ("pixel_std", 0)):
+        # One number would do for three colours, without a word.
+        values = network[name]
+        numbers = [v for v in values if type(v) in (int, float) and v > least]
+        if not len(values) == len(numbers) == 3:
+            raise CheckpointError(
+                f"{shapes.where}: network.{name} is {values!r} in the config beside it, not three "
+                f"numbers{' above 0' * (least == 0)}"
+            )
+    return network
+
+
+def _with_sound_side(config: dict[str, Any], where: str) -> dict[str, Any]:
+    """`config`, whose images have a size that there is: a negative one has as many patches."""
+    return config | {"image_size": image_side(config["image_size"], where, config["patch_size"])}

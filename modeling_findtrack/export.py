@@ -36,6 +36,7 @@ def export(
     kinds: Iterable[str] = ("masks", "overlay"),
     model: str | None = None,
     source: str | None = None,
+    opacity: float = 0.4,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> None:
     """Write the chosen kinds, and always `contact_sheet.png` and, last, `result.json`.
@@ -49,6 +50,7 @@ def export(
             0 or 255).
         model: Name of the model, for the record.
         source: Path of the video, for the record.
+        opacity: 0..1, of the colour on the overlay's masks.
         progress: Called as progress("write", frames done, frames).
 
     Raises:
@@ -63,7 +65,7 @@ def export(
         if len(track.masks) != video.num_frames or track.masks.size != size:
             raise ValueError(f"{track.masks} does not belong to {video}")
     folder = Path(folder)
-    _export_frames(video, tracks, folder, kinds, progress)
+    _export_frames(video, tracks, folder, kinds, opacity, progress)
     if "coco" in kinds:
         _write_json(folder / "coco.json", to_coco(video, tracks))
     if "npz" in kinds:
@@ -71,7 +73,14 @@ def export(
     _write_json(folder / RESULT_NAME, to_result(video, tracks, model=model, source=source))
 
 
-def _export_frames(video: Video, tracks: list[Track], folder: Path, kinds: set[str], progress):
+def _export_frames(
+    video: Video,
+    tracks: list[Track],
+    folder: Path,
+    kinds: set[str],
+    opacity: float,
+    progress: Callable[[str, int, int], None] | None,
+) -> None:
     """The one pass over the video."""
     size = (video.height, video.width)
     sheet = ContactSheet(tracks, size)
@@ -79,7 +88,7 @@ def _export_frames(video: Video, tracks: list[Track], folder: Path, kinds: set[s
     with ExitStack() as stack:
         drawing, film, mattes = None, None, []
         if "overlay" in kinds:
-            drawing = Overlay(video, tracks)
+            drawing = Overlay(video, tracks, opacity)
             film = stack.enter_context(film_writer(folder / "overlay.mp4", video, drawing.size))
         if "matte" in kinds:
             (folder / "matte").mkdir()

@@ -3,15 +3,15 @@
 from collections.abc import Mapping
 
 from .manifest import licence, role
-from .preset_sources import wanted_sources
+from .preset_sources import missing_packages, wanted_sources
 from .presets import PRESETS
-from .published_source import Source, UnreachableError
+from .published_source import Source, UnreachableError, without_secrets
 
 _HEAD = ("option", "role", "from", "files", "size", "here", "licence")
 
 
 def fetch_table(preset: str, given: Mapping[str, str]) -> str:
-    """A table with one row per source, and the sum of what is still to be fetched.
+    """A table with one row per source, the sum of what is still to be fetched, and what is missing.
 
     A source that cannot be reached now is a row, not an error: what it would be is known.
 
@@ -33,7 +33,8 @@ def fetch_table(preset: str, given: Mapping[str, str]) -> str:
             source = wanted.find(found)
         except UnreachableError as error:
             notes.append(str(error))
-            rows.append((option, what, wanted.where, "?", "?", "no", terms))
+            where = without_secrets(wanted.where)
+            rows.append((option, what, where, "?", "?", "no", terms))
             unknown += 1
             continue
         if source is None:  # a tokenizer that lies beside its weights
@@ -45,6 +46,7 @@ def fetch_table(preset: str, given: Mapping[str, str]) -> str:
         names = ", ".join(file.name for file in source.files)
         here = "yes" if not missing else "no" if len(missing) == len(source.files) else "partly"
         rows.append((option, what, _name(source), names, _size(source), here, terms))
+    notes += missing_packages(preset, found)
     widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
     lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
     parts = [_bytes(fetching)] if fetching else []

@@ -16,6 +16,7 @@ from .registration import carry_code, register
 
 # What a save leaves in a folder, in as many shards and code files as that model had.
 _NAMES = ("*.safetensors*", "*.py", "*.json", "clip_tokenizer")
+CURVES = "training.png"  # of a run of training, beside its checkpoint's card
 
 
 def hub_folder(path: str | Path, overwrite: bool, expected: Sequence[str] = ()) -> OutputFolder:
@@ -47,9 +48,9 @@ def save(model, processor, name: str, folder: Path, shipped: bool) -> list[str]:
     card = model_card(name, shipped)
     if card is not None:
         (folder / "README.md").write_text(card.read_text(encoding="utf-8"), encoding="utf-8")
-    manifest = Path(name) / MANIFEST  # of an assembled model, which its card refers to
-    if manifest.is_file():
-        shutil.copyfile(manifest, folder / MANIFEST)
+    for told in (MANIFEST, CURVES):  # of an assembled and of a trained model, which its card shows
+        if (Path(name) / told).is_file():
+            shutil.copyfile(Path(name) / told, folder / told)
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 

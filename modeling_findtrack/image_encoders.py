@@ -33,7 +33,8 @@ def compare_encoders(
         progress: Called with the bytes compared.
 
     Returns:
-        Whether they are the same, and the reason in words.
+        Whether they are the same, and the reason in words. Where they are, `wider` says which
+        tensors to keep.
     """
     if config.tracker_config.model_type != "sam2_video":
         return False, "two: the tracker has another kind of image encoder"
@@ -43,6 +44,26 @@ def compare_encoders(
     if sam.prompt_encoder_config.image_size != video.prompt_encoder_config.image_size:
         return False, "two: finder and tracker look at images of different sizes"
     return _compare(_below(finder, FINDER_ENCODER), _below(tracker, TRACKER_ENCODER), progress)
+
+
+def wider(
+    finder: Mapping[str, LazyTensor], tracker: Mapping[str, LazyTensor]
+) -> dict[str, LazyTensor]:
+    """Of two encoders that are the same, what the finder's file stores in more digits.
+
+    Args:
+        finder: Its tensors, under the model's names.
+        tracker: Its tensors, under the model's names.
+
+    Returns:
+        Tensors of the finder, under the names of the tracker's that they shall replace.
+    """
+    theirs = _below(tracker, TRACKER_ENCODER)
+    return {
+        TRACKER_ENCODER + name: tensor
+        for name, tensor in _below(finder, FINDER_ENCODER).items()
+        if tensor.dtype.itemsize > theirs[name].dtype.itemsize
+    }
 
 
 def _compare(

@@ -67,6 +67,7 @@ class FindTrackModel(PreTrainedModel):
         *,
         processor,
         key_frames: int | None = None,
+        threshold: float | None = None,
         progress: Progress | None = None,
     ) -> list[Track]:
         """Segment what each expression refers to, in every frame.
@@ -77,6 +78,7 @@ class FindTrackModel(PreTrainedModel):
             expressions: One sentence or several; they are answered together.
             processor: The `FindTrackProcessor` that belongs to this model.
             key_frames: K, frames to search; the config's `num_key_frames` if not given.
+            threshold: See `choose`; the config's if not given.
             progress: Called with ("find" or "track", steps done, steps in all).
 
         Returns:
@@ -93,7 +95,7 @@ class FindTrackModel(PreTrainedModel):
                 clip, texts, processor=processor, key_frames=key_frames, progress=progress,
                 cache=cache,
             )  # fmt: skip
-            chosen = [self.choose(candidates) for candidates in found]
+            chosen = [self.choose(candidates, threshold) for candidates in found]
             keys = [KeyMask(c.frame, c.mask) for c in chosen if c is not None]
             tracked = iter(
                 self.track(clip, keys, processor=processor, progress=progress, cache=cache)
@@ -149,12 +151,25 @@ class FindTrackModel(PreTrainedModel):
         count = len(frames)
         return [tuple(answers[n * count : (n + 1) * count]) for n in range(len(texts))]
 
-    def choose(self, candidates: Sequence[Candidate]) -> Candidate | None:
-        """The candidate to track, by the thresholds of the config; None for "not found"."""
+    def choose(
+        self, candidates: Sequence[Candidate], threshold: float | None = None
+    ) -> Candidate | None:
+        """The candidate to track, by the thresholds of the config; None for "not found".
+
+        Args:
+            threshold: Instead of the config's `presence_threshold`; where the finder predicts no
+                presence, instead of its `score_threshold`.
+        """
+        score, presence = self.config.score_threshold, self.config.presence_threshold
+        if threshold is not None:
+            if any(candidate.presence is not None for candidate in candidates):
+                presence = threshold
+            else:
+                score = threshold
         best = choose_key_frame(
             candidates,
-            score_threshold=self.config.score_threshold,
-            presence_threshold=self.config.presence_threshold,
+            score_threshold=score,
+            presence_threshold=presence,
             accept_empty=self.config.accept_empty_masks,
         )
         return None if best is None else candidates[best]

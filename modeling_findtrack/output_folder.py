@@ -1,9 +1,11 @@
 """A result folder that is complete or absent, never half-written."""
 
+import contextlib
 import os
 import shutil
+import signal
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -16,8 +18,9 @@ class OutputFolder:
     """Hands out a temporary folder and puts its content in place at the end.
 
     As a context manager it yields the temporary folder. Leaving normally moves its content to
-    `path`; leaving by an exception, Ctrl-C included, removes it together with the parents made for
-    it. Entering proves that the place is writable, so enter it before the long work.
+    `path`, where Ctrl-C and SIGTERM come too late; leaving by an exception, Ctrl-C included,
+    removes it together with the parents made for it. What cannot be moved leaves things as they
+    were. Entering proves that the place is writable, so enter it before the long work.
 
     A folder that exists already stays the same folder (it may be a mounted one). In an earlier
     result the entries named in `owned` or written anew are replaced and everything else is left
@@ -77,7 +80,8 @@ class OutputFolder:
             self._discard()
             return
         try:
-            self._commit()
+            with _undisturbed():
+                self._commit()
         except BaseException:
             self._discard()
             raise
@@ -117,16 +121,28 @@ class OutputFolder:
             os.replace(self._partial, self.path)
             return
         new = {entry.name for entry in self._partial.iterdir()}
+        old = set()
         if self._replace:
-            owned = {entry.name for entry in self.path.iterdir() if self._owns(entry.name)}
-            # First the entry that vouches for the rest: a kill here leaves no false promise.
-            for name in sorted(owned | new, key=lambda name: name != self._last):
-                _remove(self.path / name)
+            there = {entry.name for entry in self.path.iterdir()}
+            old = {name for name in there if self._owns(name) or name in new}
         else:
             self._check_free(new)
-        for name in sorted(new, key=lambda name: name == self._last):
-            os.replace(self._partial / name, self.path / name)
-        self._partial.rmdir()
+        aside = Path(tempfile.mkdtemp(prefix=".partial-", dir=self.path))
+        moved: list[tuple[Path, Path]] = []  # from, to
+        try:
+            # First away goes the entry that vouches for the rest, and it comes last: a kill here
+            # leaves no false promise.
+            for name in sorted(old, key=lambda name: name != self._last):
+                _move(self.path / name, aside / name, moved)
+            for name in sorted(new, key=lambda name: name == self._last):
+                _move(self._partial / name, self.path / name, moved)
+        except BaseException:
+            for source, target in reversed(moved):
+                os.replace(target, source)
+            aside.rmdir()
+            raise
+        for emptied in (aside, self._partial):
+            shutil.rmtree(emptied, ignore_errors=True)
 
     def _owns(self, name: str) -> bool:
         return any(fnmatch(name, pattern) for pattern in self._owned)
@@ -141,11 +157,23 @@ class OutputFolder:
                 break  # something else came to live there
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _move(source: Path, target: Path, moved: list[tuple[Path, Path]]) -> None:
+    os.replace(source, target)
+    moved.append((source, target))
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ignore Ctrl-C and SIGTERM for the moments that it takes to put a result in place."""
+    previous = {}
+    try:
+        with contextlib.suppress(ValueError):  # not in the main thread, where they do not arrive
+            for number in (signal.SIGINT, signal.SIGTERM):
+                previous[number] = signal.signal(number, signal.SIG_IGN)
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def _umask() -> int:

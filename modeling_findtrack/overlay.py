@@ -35,10 +35,11 @@ class Overlay:
     Args:
         video: For its size and number of frames.
         tracks: In the order of their colours.
+        opacity: 0..1, of the colour on the masks.
     """
 
-    def __init__(self, video: Video, tracks: list[Track]):
-        self._tracks = tracks
+    def __init__(self, video: Video, tracks: list[Track], opacity: float = 0.4):
+        self._tracks, self._opacity = tracks, opacity
         self._num_frames = video.num_frames
         self._height, self._width = video.height, video.width
         self._unit = max(11, round((video.height * video.width) ** 0.5 / 42))  # text size, pixels
@@ -55,7 +56,7 @@ class Overlay:
         """Frame `index` (H, W, 3) with its N masks (H, W) -> (*size, 3) uint8 RGB."""
         picture = frame.copy()
         for number, mask in enumerate(masks):
-            paint_mask(picture, mask, object_color(number), edge=self._edge)
+            paint_mask(picture, mask, object_color(number), self._opacity, self._edge)
         keys = [n for n, t in enumerate(self._tracks) if t.key_frame == index]
         if keys:
             picture = self._mark_key_frame(picture, keys)

@@ -7,7 +7,7 @@ import torch
 
 from .checkpoint_files import CheckpointError
 from .configuration_findtrack import CutieConfig
-from .cutie_parts import build_network
+from .cutie_parts import MissingExtraError, build_network
 from .presets import PRESETS, TOKENIZERS
 from .published_source import Progress, Source, UnreachableError, fetch, find_source
 from .published_tokenizers import check_requirements, has_tokenizer
@@ -86,11 +86,32 @@ def find_sources(preset: str, given: Mapping[str, str]) -> dict[str, Source]:
         source = wanted.find(found)
         if source is not None:
             found[wanted.option] = source
-    check_requirements(found.get("tokenizer", found["evf-sam"]))
-    if "cutie" in found:
-        with torch.device("meta"):
-            build_network(CutieConfig())  # says so if its package is missing
+    for message in missing_packages(preset, found):
+        raise CheckpointError(message)
     return found
+
+
+def missing_packages(preset: str, found: Mapping[str, Source]) -> list[str]:
+    """What has to be installed to read these sources, one message each.
+
+    Args:
+        preset: "sam2" or "paper".
+        found: What was found, by option.
+    """
+    messages = []
+    words = found.get("tokenizer", found.get("evf-sam"))
+    try:
+        if words is not None:
+            check_requirements(words)
+    except CheckpointError as error:
+        messages.append(str(error))
+    try:
+        if PRESETS[preset].part("cutie"):
+            with torch.device("meta"):
+                build_network(CutieConfig())  # says so if its package is missing
+    except MissingExtraError as error:
+        messages.append(str(error))
+    return messages
 
 
 def fetch_sources(

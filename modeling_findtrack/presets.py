@@ -109,4 +109,3 @@ PRESETS = {
         },
     ),
 }
-OPTIONS = ("evf-sam", "alpha-clip", "clip", "sam2", "cutie")

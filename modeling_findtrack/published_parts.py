@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .checkpoint_files import CheckpointError, LazyTensor, open_checkpoint
+from .checkpoint_files import Checkpoint, CheckpointError, LazyTensor, open_checkpoint
 from .configuration_findtrack import CutieConfig
 from .convert import (
     UnknownTensorsError,
@@ -12,6 +12,7 @@ from .convert import (
     cutie_keys,
     evf_keys,
     sam2_keys,
+    without_prefixes,
 )
 from .dimensions import (
     beit3_config,
@@ -23,7 +24,8 @@ from .dimensions import (
 from .published_settings import read_settings
 from .published_source import Source
 from .sam2_dimensions import sam2_image_config, sam2_video_config
-from .tensor_shapes import Shapes, dimensions_of
+from .sam2_settings import SAM2_WORDS
+from .tensor_shapes import Shapes, dimensions_of, section
 
 Tensors = dict[str, LazyTensor]
 
@@ -42,85 +44,96 @@ class PublishedPart:
 
 def read_finder(source: Source) -> PublishedPart:
     """EVF-SAM or EVF-SAM2; the config is without the preset's settings."""
-    files = _open(source)
-    tensors = {name.removeprefix("module."): tensor for name, tensor in files.items()}
+    file = _open(source)
+    tensors = _bare(file, source.name, "module.")
     visual, beit3 = _below(tensors, "visual_model."), _below(tensors, "mm_extractor.beit3.")
     if not visual or not beit3:
         raise CheckpointError(
             f"{source.name}: no EVF-SAM checkpoint (nothing in it is called visual_model.* or "
             "mm_extractor.beit3.*)"
         )
-    given = read_settings(source, ("evf", "findtrack_finder"))
+    words = ("beit3_config", "sam_config", "model")
+    given, config_file = read_settings(source, ("evf", "findtrack_finder"), words)
     shapes = Shapes(visual, source.name, "visual_model.")
     is_sam2 = any(name.startswith("image_encoder.trunk.") for name in visual)
-    words = given.get("sam_config") or {k: v for k, v in given.items() if k == "model"}
     fusion = Shapes(beit3, source.name, "mm_extractor.beit3.")
     with dimensions_of(source.name):
+        of_sam = section(given, "sam_config") or {k: v for k, v in given.items() if k == "model"}
         config = {
-            "beit3_config": beit3_config(fusion, given.get("beit3_config") or {}),
-            "sam_config": (sam2_image_config if is_sam2 else sam_config)(shapes, words),
+            "beit3_config": beit3_config(fusion, section(given, "beit3_config")),
+            "sam_config": (
+                sam2_image_config(shapes, of_sam, config_file)
+                if is_sam2
+                else sam_config(shapes, of_sam)
+            ),
         }
     kind = "EVF-SAM2" if is_sam2 else "EVF-SAM"
-    return _part(source.name, kind, config, "finder.", evf_keys, files)
+    return _part(source.name, kind, config, "finder.", evf_keys, file)
 
 
 def read_aligner(alpha: Source, clip: Source) -> PublishedPart:
     """Alpha-CLIP's image tower and CLIP's text tower."""
     where = f"{alpha.name} and {clip.name}"
     image, whole = _open(alpha), _open(clip)
-    text = {name.removeprefix("module."): tensor for name, tensor in whole.items()}
-    bare = {k.removeprefix("module.").removeprefix("visual."): v for k, v in image.items()}
-    shapes, image_shapes = Shapes(text, clip.name), Shapes(bare, alpha.name)
-    if "conv1_alpha.weight" not in image_shapes:
+    if not any(name.endswith("conv1_alpha.weight") for name in image.tensors):
         raise CheckpointError(
             f"{alpha.name}: no image tower of Alpha-CLIP (it has no conv1_alpha.weight)"
         )
-    given = read_settings(clip, ("clip",))
-    of_image = read_settings(alpha, ("clip",)).get("vision_config") or {}
+    text = _bare(whole, clip.name, "module.")
+    bare = _bare(image, alpha.name, "module.", "visual.")
+    shapes, image_shapes = Shapes(text, clip.name), Shapes(bare, alpha.name)
+    given, _ = read_settings(clip, ("clip",), ("text_config", "text_config_dict"))
+    of_image, _ = read_settings(alpha, ("clip",), ("vision_config",))
     with dimensions_of(where):
-        of_text = {**(given.get("text_config") or {}), **(given.get("text_config_dict") or {})}
+        of_text = {**section(given, "text_config"), **section(given, "text_config_dict")}
         is_official = "text_projection" in shapes
         projection = shapes.of("text_projection" if is_official else "text_projection.weight")
         config = {
             "model_type": "clip",
             "projection_dim": projection[1] if is_official else projection[0],
             "text_config": clip_text_config(shapes, of_text),
-            "vision_config": clip_vision_config(image_shapes, of_image),
+            "vision_config": clip_vision_config(image_shapes, section(of_image, "vision_config")),
         }
 
     def rename(tensors: Tensors) -> Tensors:
         return alpha_clip_keys(_below(tensors, _TEXT), visual=_below(tensors, _IMAGE))
 
-    both = _labelled(image, _IMAGE) | _labelled(text, _TEXT)
+    both = Checkpoint(
+        _labelled(image.tensors, _IMAGE) | _labelled(text, _TEXT),
+        tuple(_IMAGE + name for name in image.stray) + tuple(_TEXT + name for name in whole.stray),
+        tuple(_IMAGE + name for name in image.training)
+        + tuple(_TEXT + name for name in whole.training),
+    )
     return _part(where, "Alpha-CLIP", config, "aligner.", rename, both)
 
 
 def read_sam2_tracker(source: Source) -> PublishedPart:
     """SAM 2 or 2.1 with its video memory, official or transformers'."""
-    files = _open(source)
-    tensors = {name.removeprefix("module."): tensor for name, tensor in files.items()}
-    given = read_settings(source, ("sam2", "sam2_video"))
+    file = _open(source)
+    tensors = _bare(file, source.name, "module.")
+    given, config_file = read_settings(source, ("sam2", "sam2_video"), SAM2_WORDS)
     with dimensions_of(source.name):
-        config = sam2_video_config(Shapes(tensors, source.name), given)
+        config = sam2_video_config(Shapes(tensors, source.name), given, config_file)
     return _part(
         source.name,
         "SAM 2 with video memory",
         config,
         "tracker.sam2.",
-        lambda found: sam2_keys({k.removeprefix("module."): v for k, v in found.items()}),
-        files,
+        lambda found: sam2_keys(without_prefixes(found, "module.")),
+        file,
     )
 
 
 def read_cutie_tracker(source: Source) -> PublishedPart:
     """Cutie, for several objects or for one; the config is without the preset's settings."""
-    files = _open(source)
-    tensors = cutie_keys(files)
-    given = read_settings(source, (CutieConfig.model_type,))
+    file = _open(source)
+    bare = _bare(file, source.name, "module.")
+    given, _ = read_settings(source, (CutieConfig.model_type,), ("network",))
     with dimensions_of(source.name):
-        network = cutie_network(Shapes(tensors, source.name), given.get("network") or {})
+        shapes = Shapes(cutie_keys(bare), source.name)
+        network = cutie_network(shapes, section(given, "network"))
     config = {"model_type": CutieConfig.model_type, "network": network}
-    return _part(source.name, "Cutie", config, "tracker.cutie.", cutie_keys, files)
+    return _part(source.name, "Cutie", config, "tracker.cutie.", cutie_keys, file)
 
 
 # Keep the names of two files apart while they are converted together.
@@ -134,8 +147,16 @@ def _labelled(tensors: Tensors, label: str) -> Tensors:
     }
 
 
-def _open(source: Source) -> Tensors:
+def _open(source: Source) -> Checkpoint:
     return open_checkpoint([file.local for file in source.weights])
+
+
+def _bare(file: Checkpoint, where: str, *prefixes: str) -> Tensors:
+    """Its tensors without what training has put in front of their names."""
+    try:
+        return without_prefixes(file.tensors, *prefixes)
+    except ValueError as error:  # two that become one
+        raise CheckpointError(f"{where}: {error}") from None
 
 
 def _below(tensors: Mapping[str, LazyTensor], prefix: str) -> Tensors:
@@ -148,26 +169,27 @@ def _part(
     config: dict[str, Any],
     place: str,
     rename: Callable[[Tensors], Tensors],
-    files: Tensors,
+    file: Checkpoint,
 ) -> PublishedPart:
-    """Convert all of `files`, setting names apart that the conversion does not know."""
+    """Convert all of `file`, setting names apart that the conversion does not know."""
     unknown: set[str] = set()
     while True:
-        known = {k: v for k, v in files.items() if not unknown & set(v.sources)}
+        known = {k: v for k, v in file.tensors.items() if not unknown & set(v.sources)}
         try:
             converted = rename(known)
             break
         except UnknownTensorsError as error:
             unknown |= {name for tensor in error.tensors.values() for name in tensor.sources}
-        except ValueError as error:
-            raise CheckpointError(f"{where}: {error}") from None
+        except (ValueError, RuntimeError, LookupError) as error:  # of shapes that cannot be split
+            first = str(error).splitlines()[0]
+            raise CheckpointError(f"{where}: no {kind}, or damaged ({first})") from error
     used = {name for tensor in converted.values() for name in tensor.sources}
-    everything = {name for tensor in files.values() for name in tensor.sources}
+    everything = {name for tensor in file.tensors.values() for name in tensor.sources}
     return PublishedPart(
         where,
         kind,
         config,
         {place + name: tensor for name, tensor in converted.items()},
-        tuple(sorted(unknown)),
-        tuple(sorted(everything - used - unknown)),
+        tuple(sorted({*unknown, *file.stray})),
+        tuple(sorted({*(everything - used - unknown), *file.training})),
     )

@@ -8,17 +8,17 @@ import re
 import tempfile
 import urllib.request
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
-from urllib.parse import urlsplit
 
 import torch
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download, try_to_load_from_cache
 
-from .checkpoint_files import SUFFIXES, CheckpointError, choose_weights
+from .checkpoint_files import CheckpointError
+from .weight_files import SUFFIXES, choose_weights, is_shard
 
 _REPOSITORY = re.compile(
     r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>refs/pr/\d+|[^/@]+))?(?:/(?P<file>.+))?"
@@ -54,18 +54,17 @@ class Source:
     """A checkpoint and the small files beside it."""
 
     kind: str  # "hub", "url", "folder" or "file"
-    name: str  # repository id, address, or path as it was given
+    name: str  # repository id, address without what it keeps secret, or path as it was given
     revision: str | None  # commit of a repository
     weights: tuple[SourceFile, ...]
     extras: tuple[SourceFile, ...]
     branch: str | None = None  # what was asked for and led to `revision`; None for the default
+    # The whole address of a "url": it may hold a password or a signature, so it is never shown.
+    address: str | None = field(default=None, repr=False)
 
     @property
     def public_name(self) -> str:
-        """Its name without the folders of this machine, or what an address keeps secret."""
-        if self.kind == "url":
-            parts = urlsplit(self.name)
-            return f"{parts.scheme}://{parts.hostname}{parts.path}"
+        """Its name without the folders of this machine."""
         return Path(self.name).name if self.kind in ("folder", "file") else self.name
 
     @property
@@ -103,6 +102,8 @@ def find_source(given: str, extras: Sequence[str], needs_weights: bool = True) -
         files = [path] if alone else [p for p in sorted(path.parent.iterdir()) if p.is_file()]
         return Source("file", given, None, (), _matching(files, extras))
     if path.is_file():
+        if is_shard(path.name):
+            raise CheckpointError(f"{given}: one of several shards; give the folder they are in")
         wanted = (*extras, f"{path.stem}.json", f"{path.stem}.yaml")
         beside = [p for p in sorted(path.parent.iterdir()) if p.is_file() and p != path]
         return Source("file", given, None, (_here(path),), _matching(beside, wanted))
@@ -133,7 +134,7 @@ def fetch(source: Source, md5: str | None = None, progress: Progress | None = No
         return source
     if source.kind == "url":
         (file,) = source.weights
-        path = _download(source.name, file, md5, progress)
+        path = _download(source.address or source.name, file, md5, progress)
         return replace(source, weights=(replace(file, path=path),))
     return replace(
         source,
@@ -168,21 +169,30 @@ def _folder(path: Path, given: str, extras: Sequence[str], needs_weights: bool) 
 def _repository(given: str, match: re.Match, extras: Sequence[str], needs_weights: bool) -> Source:
     """A repository as the Hub has it, or as the cache has it if the Hub cannot be reached."""
     name, revision, file = match["id"], match["revision"], match["file"]
+    away: CheckpointError | None = None  # why the cache must do
     try:
         info = HfApi().model_info(name, revision=revision, files_metadata=True, timeout=_TIMEOUT)
         listed = {s.rfilename: s.size for s in info.siblings or []}
         commit, sizes = info.sha, {n: size for n, size in listed.items() if _stays_inside(n)}
     except Exception as error:  # noqa: BLE001 - the Hub's client raises what its HTTP library does
+        away = UnreachableError(
+            _unreachable(f"{given}: no such folder here, and from the Hub", error)
+        )
         try:
             folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
         except Exception:  # noqa: BLE001
-            raise UnreachableError(_unreachable(given, error)) from None
+            raise away from None
         commit = folder.name
         paths = [p for p in folder.rglob("*") if p.is_file()]
         sizes = {p.relative_to(folder).as_posix(): p.stat().st_size for p in paths}
-    if file is not None and file not in sizes:
-        raise CheckpointError(f"{given}: {name} has no file {file}")
-    weights = [file] if file else choose_weights(sizes, given) if needs_weights else []
+    if file is not None and is_shard(file):
+        raise CheckpointError(f"{given}: one of several shards; give {name} alone")
+    try:
+        if file is not None and file not in sizes:
+            raise CheckpointError(f"{given}: {name} has no file {file}")
+        weights = [file] if file else choose_weights(sizes, given) if needs_weights else []
+    except CheckpointError as error:  # what the cache lacks may be on the Hub
+        raise away or error from None
     beside = [n for n in sorted(sizes) if _matches(n, extras)]
 
     def known(names: Iterable[str]) -> tuple[SourceFile, ...]:
@@ -198,7 +208,7 @@ def _fetch_one(source: Source, file: SourceFile) -> SourceFile:
     try:  # by the name of the branch, so that the cache knows it later, offline
         path = Path(hf_hub_download(source.name, file.name, revision=source.branch))
     except Exception as error:  # noqa: BLE001 - the Hub's client raises what its HTTP library does
-        raise UnreachableError(_unreachable(f"{source.name}/{file.name}", error)) from None
+        raise UnreachableError(_unreachable(f"{source.name}/{file.name}:", error)) from None
     if source.revision not in path.parts:
         raise CheckpointError(f"{source.name}: changed while it was fetched; start again")
     return replace(file, path=path)
@@ -206,20 +216,31 @@ def _fetch_one(source: Source, file: SourceFile) -> SourceFile:
 
 def _address(given: str) -> Source:
     """A file on the web."""
-    parts = urlsplit(given)
-    name = Path(parts.path).name
-    if parts.scheme != "https" or name in ("", ".."):
-        raise CheckpointError(f"{given}: an address must be an https one of a file")
+    shown = without_secrets(given)
+    scheme, _, rest = shown.partition("://")
+    name = PurePosixPath(rest.partition("/")[2]).name
+    if scheme.lower() != "https" or name in ("", ".."):
+        raise CheckpointError(f"{shown}: an address must be an https one of a file")
     path = _cache_folder(given) / name
     if path.is_file():
-        return Source("url", given, None, (SourceFile(name, path.stat().st_size, path),), ())
+        file = SourceFile(name, path.stat().st_size, path)
+        return Source("url", shown, None, (file,), (), address=given)
     try:
         request = urllib.request.Request(given, method="HEAD")
         with _https_only().open(request, timeout=_TIMEOUT) as answer:
             size = int(answer.headers.get("Content-Length") or 0) or None
-    except (OSError, ValueError):  # some servers do not answer this; fetching will tell
+    except (OSError, ValueError, HTTPException):  # some do not answer this; fetching will tell
         size = None
-    return Source("url", given, None, (SourceFile(name, size, None),), ())
+    return Source("url", shown, None, (SourceFile(name, size, None),), (), address=given)
+
+
+def without_secrets(given: str) -> str:
+    """An address without user, password and query, which may be a signature; else as it is."""
+    if "://" not in given:
+        return given
+    scheme, rest = given.split("://", 1)
+    host, slash, path = re.split(r"[?#]", rest, maxsplit=1)[0].partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
 def _download(url: str, file: SourceFile, md5: str | None, progress: Progress | None) -> Path:
@@ -232,7 +253,8 @@ def _download(url: str, file: SourceFile, md5: str | None, progress: Progress | 
             digest = _copy(url, file.name, out, progress)
         if md5 and digest != md5:
             raise CheckpointError(
-                f"{url}: not the file its authors published (MD5 {digest}, not {md5})"
+                f"{without_secrets(url)}: not the file its authors published (MD5 {digest}, not "
+                f"{md5})"
             )
         return Path(partial).replace(folder / file.name)
     except BaseException:
@@ -252,17 +274,20 @@ def _copy(url: str, name: str, out: BinaryIO, progress: Progress | None) -> str:
                 done += len(block)
                 if progress:
                     progress(f"fetching {name}", done, total)
-    except (OSError, ValueError, HTTPException) as error:
-        raise UnreachableError(_unreachable(url, error)) from None
+    except OSError as error:
+        raise UnreachableError(_unreachable(f"{without_secrets(url)}:", error)) from None
+    except (ValueError, HTTPException) as error:  # whose message may hold the address
+        kind = Exception(type(error).__name__)
+        raise UnreachableError(_unreachable(f"{without_secrets(url)}:", kind)) from None
     if done < total:
-        raise CheckpointError(f"{url}: {done} of {total} bytes came; try again")
+        raise CheckpointError(f"{without_secrets(url)}: {done} of {total} bytes came; try again")
     return digest.hexdigest()
 
 
 class _HttpsOnly(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, req, fp, code, msg, headers, newurl):
         if not newurl.startswith("https://"):
-            raise OSError(f"redirected to {newurl}, which is not https")
+            raise OSError(f"redirected to {without_secrets(newurl)}, which is not https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -281,10 +306,16 @@ def _cached(repository: str, name: str, commit: str | None) -> Path | None:
     return Path(path) if isinstance(path, str) else None
 
 
-def _unreachable(name: str, error: Exception) -> str:
+def _unreachable(what: str, error: Exception) -> str:
+    """A message.
+
+    Args:
+        what: Begins it.
+        error: What the client raised.
+    """
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return (
-        f"{name}: cannot be fetched ({first}); check the name and the connection, or fetch it "
+        f"{what} it cannot be fetched ({first}); check the name and the connection, or fetch it "
         "elsewhere and give the folder or file"
     )
 

@@ -1,16 +1,26 @@
 """The tokenizers that belong to published weights, as `tokenizers` files."""
 
 import importlib.util
+import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from transformers import CLIPTokenizer, PreTrainedTokenizerFast, XLMRobertaTokenizer
 
 from .checkpoint_files import CheckpointError
 from .published_source import Source
 
+# What is taken of the files beside tokenizer.json: data about tokens. Above all not `auto_map` and
+# `chat_template`, which are another's code: whoever trusts our folder would run it.
+_OF_TOKENS = (
+    "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
+    "additional_special_tokens", "extra_special_tokens", "added_tokens_decoder",
+    "add_prefix_space", "clean_up_tokenization_spaces", "do_lower_case", "model_input_names",
+    "model_max_length",
+)  # fmt: skip
 _SENTENCEPIECE = ("sentencepiece.bpe.model", "beit3.spm", "*.spm", "*.model")
 
 
@@ -68,13 +78,26 @@ def clip_tokenizer(source: Source, rows: int):
 
 def _ready_made(source: Source):
     """The tokenizer of tokenizer.json and the small files that name its special tokens."""
-    names = (
-        "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    )  # fmt: skip
-    files = {name: path for name in names if (path := source.extra(name)) is not None}
-    if "tokenizer.json" not in files:
+    ready = source.extra("tokenizer.json")
+    if ready is None:
         return None
+    files: dict[str, Path | str] = {"tokenizer.json": ready}
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (path := source.extra(name)) is not None:
+            files[name] = json.dumps(_about_tokens(path))
+    if (path := source.extra("added_tokens.json")) is not None:
+        files["added_tokens.json"] = path
     return _load_alone(PreTrainedTokenizerFast.from_pretrained, files)
+
+
+def _about_tokens(path: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from None
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"{path}: holds no settings")
+    return {key: value for key, value in settings.items() if key in _OF_TOKENS}
 
 
 def check_requirements(source: Source) -> None:
@@ -110,11 +133,19 @@ def _from_sentencepiece(model: Path):
     return _load_alone(XLMRobertaTokenizer.from_pretrained, {"sentencepiece.bpe.model": model})
 
 
-def _load_alone(load: Callable, files: dict[str, Path]):
-    """Load a tokenizer from these files and no others: a config.json beside them may mislead."""
+def _load_alone(load: Callable, files: Mapping[str, Path | str]):
+    """Load a tokenizer from these files and no others: a config.json beside them may mislead.
+
+    Args:
+        load: `from_pretrained` of a class.
+        files: Name -> where it is, or its text. The first of them is named if something is wrong.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        for name, path in files.items():
-            shutil.copyfile(path, Path(folder) / name)
+        for name, content in files.items():
+            if isinstance(content, Path):
+                shutil.copyfile(content, Path(folder) / name)
+            else:
+                (Path(folder) / name).write_text(content, encoding="utf-8")
         try:
             return load(folder)
         except Exception as error:  # noqa: BLE001 - the parsers of tokenizers raise plain Exception

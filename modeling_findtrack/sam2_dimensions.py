@@ -7,10 +7,9 @@ globally) is known for the four published sizes; other sizes need a config file.
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import Sam2VideoConfig
-
 from .checkpoint_files import CheckpointError
-from .tensor_shapes import Shapes, merged
+from .sam2_settings import official_settings, sam2_settings, trunk_settings
+from .tensor_shapes import Shapes, image_side, merged, section
 
 # (width of the first stage, blocks per stage) -> what no shape tells, by facebookresearch/sam2.
 _PUBLISHED = {
@@ -19,136 +18,90 @@ _PUBLISHED = {
     (112, (2, 3, 16, 3)): (2, [8, 4, 14, 7], [12, 16, 20]),  # base plus
     (144, (2, 6, 36, 4)): (2, [8, 4, 16, 8], [23, 33, 43]),  # large
 }
-# Settings of the official code that transformers has with this value only.
-_FIXED = {
-    "soft_no_obj_ptr": False,
-    "fixed_no_obj_ptr": True,
-    "directly_add_no_mem_embed": True,
-    "use_high_res_features_in_sam": True,
-    "use_obj_ptrs_in_encoder": True,
-    "pred_obj_scores": True,
-    "pred_obj_scores_mlp": True,
-    "use_mlp_for_obj_ptr_proj": True,
-    "use_multimask_token_for_obj_ptr": True,
-    "iou_prediction_use_sigmoid": True,
-    "use_mask_input_as_output_without_sam": True,
-    "memory_temporal_stride_for_eval": 1,
-    "non_overlap_masks_for_mem_enc": False,
-}
-# The official word for a setting, and transformers'.
-_WORDS = {
-    "image_size": "image_size",
-    "num_maskmem": "num_maskmem",
-    "sigmoid_scale_for_mem_enc": "sigmoid_scale_for_mem_enc",
-    "sigmoid_bias_for_mem_enc": "sigmoid_bias_for_mem_enc",
-    "multimask_output_in_sam": "multimask_output_in_sam",
-    "multimask_output_for_tracking": "multimask_output_for_tracking",
-    "multimask_min_pt_num": "multimask_min_pt_num",
-    "multimask_max_pt_num": "multimask_max_pt_num",
-    "max_obj_ptrs_in_encoder": "max_object_pointers_in_encoder",
-}
 _SIDE = 1024  # of the input of every published SAM 2; Hiera's weights do not tell
 _STRIDE = 16  # of the coarsest features
+_TRUNK, _NECK = "image_encoder.trunk", "image_encoder.neck.convs"
 
 
-def sam2_video_config(shapes: Shapes, given: Mapping[str, Any]) -> dict[str, Any]:
+def sam2_video_config(shapes: Shapes, given: Mapping[str, Any], config_file: str) -> dict[str, Any]:
     """The config of a `Sam2VideoModel`.
 
     Args:
         shapes: Official names, or those of transformers.
         given: What a config file says: transformers' config, or the official one.
+        config_file: Where it is, for messages.
 
     Raises:
-        CheckpointError: A size that was not published without a config, or a setting that
-            transformers does not have.
+        CheckpointError: A size that was not published without a config, a config of another size,
+            or a setting that transformers does not have.
     """
-    given = sam2_settings(given, shapes.where)
+    settings = sam2_settings(given, config_file)
     if any(name.startswith("vision_encoder.") for name in shapes.tensors):
-        if "vision_config" not in given:
+        if official_settings(given) is not None or "vision_config" not in settings:
             raise CheckpointError(
                 f"{shapes.where}: a SAM 2 with transformers' names needs transformers' config.json "
                 "beside it"
             )
-        return {"model_type": "sam2_video", **given}
-    return merged(_video_from_shapes(shapes, given), given)
+        config = {"model_type": "sam2_video", **settings}
+    else:
+        _check_size(shapes, given, config_file)
+        config = merged(_video_from_shapes(shapes, settings, config_file), settings)
+    return _check_sides(config, config_file)
 
 
-def sam2_image_config(shapes: Shapes, given: Mapping[str, Any]) -> dict[str, Any]:
+def sam2_image_config(shapes: Shapes, given: Mapping[str, Any], config_file: str) -> dict[str, Any]:
     """The config of a `Sam2Model`, see `sam2_video_config`; the video memory is left out."""
-    given = sam2_settings(given, shapes.where)
+    settings = sam2_settings(given, config_file)
+    _check_size(shapes, given, config_file)
     parts = ("vision_config", "prompt_encoder_config", "mask_decoder_config")
-    given_parts = {key: value for key, value in given.items() if key in parts}
-    inferred = _image_from_shapes(shapes, given)
-    return {"model_type": "sam2", **merged(inferred, given_parts)}
+    given_parts = {k: v for k, v in settings.items() if k in parts}
+    config = merged(_image_from_shapes(shapes, settings, config_file), given_parts)
+    return _check_sides({"model_type": "sam2", **config}, config_file)
 
 
-def sam2_settings(given: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A config file's settings in transformers' words.
-
-    Args:
-        given: transformers' config, or the official one (a YAML's `model` section).
-        where: For messages.
-
-    Raises:
-        CheckpointError: A setting that transformers does not have.
-    """
-    official = given.get("model", given)
-    official = official if isinstance(official, Mapping) else {}
-    for name, value in _FIXED.items():
-        if official.get(name, value) != value:
-            raise CheckpointError(
-                f"{where}: its config says {name}: {official[name]}, which transformers' SAM 2 "
-                f"cannot do (it has {value} only); it would not compute the same"
-            )
-    time, projected = (
-        bool(official.get(key, True))
-        for key in ("add_tpos_enc_to_obj_ptrs", "proj_tpos_enc_in_obj_ptrs")
-    )
-    if "add_tpos_enc_to_obj_ptrs" in official and time and not projected:
-        raise CheckpointError(
-            f"{where}: its config says add_tpos_enc_to_obj_ptrs without proj_tpos_enc_in_obj_ptrs, "
-            "which transformers' SAM 2 cannot do"
-        )
-    fields = Sam2VideoConfig().to_dict()
-    settings = {k: v for k, v in given.items() if k in fields and k != "model_type"}
-    settings |= {ours: official[word] for word, ours in _WORDS.items() if word in official}
-    encoder = official.get("image_encoder")
-    if isinstance(encoder, Mapping):
-        settings["vision_config"] = _vision_settings(encoder)
-    extra = official.get("sam_mask_decoder_extra_args")
-    if isinstance(extra, Mapping):
-        settings["mask_decoder_config"] = dict(extra)
-    return settings
-
-
-def _vision_settings(encoder: Mapping[str, Any]) -> dict[str, Any]:
-    """The `image_encoder` section of an official config in transformers' words."""
-    trunk, neck = encoder.get("trunk") or {}, encoder.get("neck") or {}
-    backbone: dict[str, Any] = {}
-    if "num_heads" in trunk:
-        backbone["num_attention_heads_per_stage"] = [trunk["num_heads"] * 2**i for i in range(4)]
-    for word, ours in (
-        ("window_spec", "window_size_per_stage"),
-        ("global_att_blocks", "global_attention_blocks"),
-        ("window_pos_embed_bkg_spatial_size", "window_positional_embedding_background_size"),
+def _check_size(shapes: Shapes, given: Mapping[str, Any], config_file: str) -> None:
+    """Refuse an official config of another size: no shape would show its windows to be wrong."""
+    official = official_settings(given)
+    if official is None or not section(official, "image_encoder"):
+        return
+    trunk, neck = trunk_settings(official), section(section(official, "image_encoder"), "neck")
+    widths, blocks = _stages(shapes)
+    levels = range(shapes.count(_NECK))
+    channels = [shapes.of(f"{_NECK}.{i}.conv.weight")[1] for i in levels]
+    width = shapes.of(f"{_NECK}.0.conv.weight")[0]
+    for place, said, found in (
+        ("trunk.embed_dim", trunk["embed_dim"], widths[0] if widths else 0),
+        ("trunk.stages", list(trunk["stages"]), blocks),
+        ("neck.d_model", neck.get("d_model", width), width),
+        ("neck.backbone_channel_list", neck.get("backbone_channel_list", channels), channels),
     ):
-        if word in trunk:
-            backbone[ours] = list(trunk[word])
-    settings: dict[str, Any] = {"backbone_config": backbone}
-    if "fpn_top_down_levels" in neck:
-        settings["fpn_top_down_levels"] = list(neck["fpn_top_down_levels"])
-    return settings
+        if said != found:
+            raise CheckpointError(
+                f"{config_file}: of another SAM 2 than {shapes.where}: image_encoder.{place} is "
+                f"{said}, and {found} by the tensors; put the right config beside it"
+            )
 
 
-def _image_from_shapes(shapes: Shapes, given: Mapping[str, Any]) -> dict[str, Any]:
+def _check_sides(config: dict[str, Any], config_file: str) -> dict[str, Any]:
+    """`config`, whose images have sizes that there are."""
+    prompt, vision = section(config, "prompt_encoder_config"), section(config, "vision_config")
+    for part in (config, prompt, section(vision, "backbone_config")):
+        if (size := part.get("image_size")) is not None:
+            image_side(size, config_file, _STRIDE)
+    return config
+
+
+def _image_from_shapes(
+    shapes: Shapes, given: Mapping[str, Any], config_file: str
+) -> dict[str, Any]:
     """Image encoder, prompt encoder and mask decoder."""
-    size = given.get("image_size") or _SIDE
-    side = size if isinstance(size, int) else size[0]
+    size = given.get("image_size")
+    side = _SIDE if size is None else image_side(size, config_file, _STRIDE)
     decoder = "sam_mask_decoder"
     width = shapes.of(f"{decoder}.iou_token.weight")[1]
     queries = shapes.of(f"{decoder}.transformer.final_attn_token_to_image.q_proj.weight")[0]
     return {
-        "vision_config": _vision_from_shapes(shapes, given.get("vision_config") or {}, side),
+        "vision_config": _vision_from_shapes(shapes, section(given, "vision_config"), side),
         "prompt_encoder_config": {
             "hidden_size": width,
             "image_size": side,
@@ -175,21 +128,16 @@ def _vision_from_shapes(shapes: Shapes, given: Mapping[str, Any], side: int) -> 
         given: transformers' `vision_config`, as far as a file gives it.
         side: Of the input, in pixels.
     """
-    trunk, neck = "image_encoder.trunk", "image_encoder.neck.convs"
-    blocks = shapes.count(f"{trunk}.blocks")
-    # A stage doubles the width; its first block has the new one at its output.
-    widths = [shapes.of(f"{trunk}.blocks.{i}.attn.qkv.weight")[0] // 3 for i in range(blocks)]
-    stages = sorted(set(widths))
-    per_stage = [widths.count(width) for width in stages]
+    stages, per_stage = _stages(shapes)
     backbone = {
         "model_type": "sam2_hiera_det_model",
         "image_size": [side, side],
         "hidden_size": stages[0] if stages else 0,
         "embed_dim_per_stage": stages,
         "blocks_per_stage": per_stage,
-        "window_positional_embedding_background_size": list(shapes.of(f"{trunk}.pos_embed")[-2:]),
+        "window_positional_embedding_background_size": list(shapes.of(f"{_TRUNK}.pos_embed")[-2:]),
     }
-    told = given.get("backbone_config") or {}
+    told = section(given, "backbone_config")
     needed = (
         "num_attention_heads_per_stage", "window_size_per_stage", "global_attention_blocks",
     )  # fmt: skip
@@ -205,19 +153,30 @@ def _vision_from_shapes(shapes: Shapes, given: Mapping[str, Any], side: int) -> 
         backbone["num_attention_heads_per_stage"] = [heads * 2**i for i in range(len(stages))]
         backbone["window_size_per_stage"] = windows
         backbone["global_attention_blocks"] = everywhere
-    levels = range(shapes.count(neck))
+    levels = range(shapes.count(_NECK))
     return {
         "model_type": "sam2_vision_model",
         "backbone_config": backbone,
-        "backbone_channel_list": [shapes.of(f"{neck}.{i}.conv.weight")[1] for i in levels],
+        "backbone_channel_list": [shapes.of(f"{_NECK}.{i}.conv.weight")[1] for i in levels],
         "backbone_feature_sizes": [[side // stride] * 2 for stride in (4, 8, 16)],
-        "fpn_hidden_size": shapes.of(f"{neck}.0.conv.weight")[0],
+        "fpn_hidden_size": shapes.of(f"{_NECK}.0.conv.weight")[0],
     }
 
 
-def _video_from_shapes(shapes: Shapes, given: Mapping[str, Any]) -> dict[str, Any]:
+def _stages(shapes: Shapes) -> tuple[list[int], list[int]]:
+    """The widths of Hiera's stages, and how many blocks each has."""
+    blocks = range(shapes.count(f"{_TRUNK}.blocks"))
+    # A stage doubles the width; its first block has the new one at its output.
+    widths = [shapes.of(f"{_TRUNK}.blocks.{i}.attn.qkv.weight")[0] // 3 for i in blocks]
+    stages = sorted(set(widths))
+    return stages, [widths.count(width) for width in stages]
+
+
+def _video_from_shapes(
+    shapes: Shapes, given: Mapping[str, Any], config_file: str
+) -> dict[str, Any]:
     """The image parts and the video memory."""
-    image = _image_from_shapes(shapes, given)
+    image = _image_from_shapes(shapes, given, config_file)
     side = image["prompt_encoder_config"]["image_size"]
     width = image["vision_config"]["fpn_hidden_size"]
     attention, fuser = "memory_attention.layers", "memory_encoder.fuser.layers"

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from .checkpoint_files import CheckpointError
@@ -13,11 +14,13 @@ def account_for(part: PublishedPart, expected: Mapping[str, Tensor]) -> None:
 
     Args:
         part: A component.
-        expected: Its share of the model's state dict; only shapes are looked at.
+        expected: Its share of the model's state dict, of which shapes count, and whether numbers
+            are whole.
 
     Raises:
         CheckpointError: It is not so. Tensors are listed by name: unknown ones by the name in the
-            file, missing ones by the name in the model, misshaped ones by both.
+            file, missing ones by the name in the model, misshaped ones by both, and so are those
+            that hold whole numbers instead of fractions, or the other way round.
     """
     found = part.tensors
     unknown = {
@@ -31,9 +34,20 @@ def account_for(part: PublishedPart, expected: Mapping[str, Tensor]) -> None:
         for name in sorted(expected.keys() & found.keys())
         if found[name].shape != tuple(expected[name].shape)
     ]
-    if not (unknown or missing or shapes):
+    kinds = [
+        f"kind: {' + '.join(found[name].sources)} gives {name} in {_word(found[name].dtype)}, the "
+        f"model has {_word(expected[name].dtype)}"
+        for name in sorted(expected.keys() & found.keys())
+        if found[name].dtype.is_floating_point != expected[name].dtype.is_floating_point
+    ]
+    if not (unknown or missing or shapes or kinds):
         return
-    counts = ((unknown, "unknown"), (missing, "missing"), (shapes, "of another shape"))
+    counts = (
+        (unknown, "unknown"),
+        (missing, "missing"),
+        (shapes, "of another shape"),
+        (kinds, "of another kind of numbers"),
+    )
     summary = ", ".join(f"{len(names)} {word}" for names, word in counts if names)
     raise CheckpointError(
         f"{part.where}: not the tensors of {part.kind}: {summary}; give a complete checkpoint of "
@@ -42,5 +56,10 @@ def account_for(part: PublishedPart, expected: Mapping[str, Tensor]) -> None:
             *(f"unknown: {name}" for name in sorted(unknown)),
             *(f"missing: {name}" for name in sorted(missing)),
             *shapes,
+            *kinds,
         ],
     )
+
+
+def _word(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

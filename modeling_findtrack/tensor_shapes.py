@@ -71,14 +71,52 @@ def merged(inferred: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]
     """`inferred` with the values of `given`, which are believed; nested dicts are merged.
 
     Values of None say nothing, and so are what transformers writes into every config.
+
+    Raises:
+        TypeError: A value where a section is expected.
     """
     result = dict(inferred)
     for key, value in given.items():
-        if isinstance(value, Mapping) and isinstance(result.get(key), dict):
-            result[key] = merged(result[key], value)
+        if isinstance(result.get(key), dict):
+            result[key] = merged(result[key], section(given, key))
         elif value is not None:
             result[key] = value
     return result
+
+
+def section(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A part of a config; empty if the config has none.
+
+    Raises:
+        TypeError: There is something else in its place.
+    """
+    value = settings.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} is {value!r}, no section")
+    return value
+
+
+def image_side(size: Any, where: str, multiple: int) -> int:
+    """The side of the square images that a network takes, as a config says it: 1024, [1024, 1024].
+
+    Args:
+        size: What the config says.
+        where: The config, for the message.
+        multiple: What it must be a multiple of.
+
+    Raises:
+        CheckpointError: It is no such size.
+    """
+    sides = [size] if type(size) is int else list(size) if isinstance(size, list | tuple) else []
+    are_numbers = len(sides) in (1, 2) and set(map(type, sides)) == {int}
+    if are_numbers and sides[0] == sides[-1] > 0 == sides[0] % multiple:
+        return sides[0]
+    raise CheckpointError(
+        f"{where}: image_size is {size!r}, which is no side of a square in multiples of "
+        f"{multiple} pixels"
+    )
 
 
 def side_of(cells: int, where: str, what: str) -> int:
@@ -100,7 +138,9 @@ def dimensions_of(where: str) -> Iterator[None]:
         yield
     except CheckpointError:
         raise
-    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
+    except (
+        TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RuntimeError,
+    ) as error:  # fmt: skip
         raise CheckpointError(
             f"{where}: its dimensions cannot be told, a shape or the config beside it is not as "
             f"expected ({type(error).__name__}: {error})"

@@ -47,6 +47,8 @@ def is_torchscript(path: Path) -> bool:
 def torchscript_tensors(path: Path) -> dict[str, StoredTensor]:
     """All parameters and buffers, under the names that `state_dict` would give them.
 
+    Tensors in a list or dict have names as well: `part.list[3]`.
+
     Raises:
         pickle.UnpicklingError: The archive describes something else than modules and tensors.
     """
@@ -74,6 +76,10 @@ def _collect(value: Any, name: str, found: dict[str, StoredTensor]) -> None:
     elif isinstance(value, _Module):
         for key, item in value.state.items():
             _collect(item, f"{name}.{key}" if name else key, found)
+    elif isinstance(value, dict | list | tuple):  # no state dict has these, nor such names
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            _collect(item, f"{name}[{key}]", found)
 
 
 class _Unpickler(pickle.Unpickler):
@@ -96,8 +102,8 @@ class _Unpickler(pickle.Unpickler):
             return self._tensor
         if module == "torch" and name in _STORAGES:
             return name
-        if module == "torch.jit._pickle":  # lists of numbers and the like
-            return _nothing
+        if module == "torch.jit._pickle":  # lists and dicts with the type of what is in them
+            return _untyped
         if (module, name) == ("collections", "OrderedDict"):
             return dict
         raise pickle.UnpicklingError(f"{module}.{name} is refused")
@@ -119,5 +125,5 @@ class _Unpickler(pickle.Unpickler):
         return StoredTensor(torch.empty(size, dtype=dtype, device="meta"), load)
 
 
-def _nothing(*_) -> None:
-    return None
+def _untyped(value: Any = None, *_) -> Any:
+    return value

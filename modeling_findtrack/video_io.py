@@ -66,7 +66,7 @@ class _FileVideo(Video):
     def _scan(self) -> None:
         pts, keys, sizes, rotation = [], [], {}, 0
         with self._open() as container:
-            stream = _video_stream(container, self._label)
+            stream = video_stream(container, self._label)
             time_base, fps = stream.time_base, stream.average_rate or stream.guessed_rate
             for frame in self._decode(container, stream, whole=True):
                 if not pts:
@@ -153,7 +153,7 @@ class _FileVideo(Video):
     def _decode_at(self, anchor: int) -> Iterator[av.VideoFrame]:
         """Decoded frames from frame `anchor` on, a key frame."""
         with self._open() as container:
-            stream = _video_stream(container, self._label)
+            stream = video_stream(container, self._label)
             if anchor == 0:
                 yield from self._decode(container, stream)
                 return
@@ -233,8 +233,12 @@ def _promised(container, stream) -> int:
     return len(entries) if entries is not None and "mp4" in container.format.name else 0
 
 
-def _video_stream(container, label: str):
-    """The first stream of moving pictures; cover art does not count."""
+def video_stream(container, label: str):
+    """The first stream of moving pictures; cover art does not count.
+
+    Raises:
+        VideoError: There is none that can be decoded.
+    """
     cover = av.stream.Disposition.attached_pic
     streams = [s for s in container.streams.video if not s.disposition & cover]
     if not streams:

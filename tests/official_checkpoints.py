@@ -79,21 +79,40 @@ def official_sam2_name(name: str) -> str:
     return f"{name[:-7]}.gamma" if is_scale and name.count(".") == 4 else name
 
 
+# As in every published YAML of SAM 2; where one is missing, the official code takes the opposite.
+SAM2_SWITCHES = {
+    "use_mask_input_as_output_without_sam": True,
+    "directly_add_no_mem_embed": True,
+    "use_high_res_features_in_sam": True,
+    "iou_prediction_use_sigmoid": True,
+    "use_obj_ptrs_in_encoder": True,
+    "add_tpos_enc_to_obj_ptrs": False,
+    "pred_obj_scores": True,
+    "pred_obj_scores_mlp": True,
+    "fixed_no_obj_ptr": True,
+    "use_multimask_token_for_obj_ptr": True,
+    "use_mlp_for_obj_ptr_proj": True,
+}
+
+
 def sam2_yaml(golden_dir, **changed) -> dict:
     """The golden SAM 2's config in the form of the official YAML."""
     dims = golden_dims(golden_dir, "sam2_tiny")
     trunk = {"_target_": "sam2.modeling.backbones.hieradet.Hiera", **dims["hiera"]}
-    neck = {"d_model": dims["d_model"], "fpn_top_down_levels": dims["fpn_top_down_levels"]}
+    neck = {
+        "d_model": dims["d_model"],
+        "backbone_channel_list": dims["backbone_channel_list"],
+        "fpn_top_down_levels": dims["fpn_top_down_levels"],
+        "fpn_interp_model": "nearest",
+    }
     model = {
+        **SAM2_SWITCHES,
         "_target_": "sam2.modeling.sam2_base.SAM2Base",
         "image_encoder": {"scalp": 1, "trunk": trunk, "neck": neck},
         "num_maskmem": 7,
         "image_size": dims["image_size"],
         "sigmoid_scale_for_mem_enc": 20.0,
         "sigmoid_bias_for_mem_enc": -10.0,
-        "use_obj_ptrs_in_encoder": True,
-        "pred_obj_scores": True,
-        "fixed_no_obj_ptr": True,
         "multimask_output_in_sam": True,
         "multimask_output_for_tracking": True,
         "multimask_min_pt_num": 0,

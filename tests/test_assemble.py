@@ -21,7 +21,14 @@ import yaml
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel, Sam2VideoModel
 
-from modeling_findtrack import assemble, cli, published_source, safetensors_writer
+from modeling_findtrack import (
+    assemble,
+    cli,
+    cutie_parts,
+    published_source,
+    published_tokenizers,
+    safetensors_writer,
+)
 from modeling_findtrack.checkpoint_files import LazyTensor
 from modeling_findtrack.convert import sam2_keys
 from modeling_findtrack.presets import MANIFEST
@@ -232,13 +239,15 @@ def test_golden_numbers_of_other_formats(official, golden_dir, tmp_path):
     assert manifest["sources"]["tokenizer"]["role"] == "tokenizer of evf-sam"
 
 
-def test_openai_publishes_an_archive_with_a_program(official, golden_dir, tmp_path):
-    class Program(torch.nn.Module):
-        def forward(self, x):
-            return x
+class Program(torch.nn.Module):
+    def forward(self, x):
+        return x
 
+
+def as_program(tensors) -> torch.nn.Module:
+    """A module that can be scripted, with these tensors."""
     program = Program()
-    for name, tensor in clip_tensors(golden_dir).items():
+    for name, tensor in tensors.items():
         *path, last = name.split(".")
         place = program
         for part in path:
@@ -246,9 +255,13 @@ def test_openai_publishes_an_archive_with_a_program(official, golden_dir, tmp_pa
                 setattr(place, part, Program())
             place = getattr(place, part)
         place.register_buffer(last, tensor)
+    return program
+
+
+def test_openai_publishes_an_archive_with_a_program(official, golden_dir, tmp_path):
     clip = Path(shutil.copytree(official.clip, tmp_path / "clip"))
     with pytest.warns():  # torch thinks little of TorchScript now
-        torch.jit.script(program).save(str(clip / "ViT-tiny.pt"))
+        torch.jit.script(as_program(clip_tensors(golden_dir))).save(str(clip / "ViT-tiny.pt"))
     assert run(official, tmp_path / "out", clip=clip) == 0
     check_aligner(cli.load_model(str(tmp_path / "out"))[0], golden_dir)
 
@@ -408,6 +421,31 @@ def test_the_folder_is_complete_and_says_what_it_is_made_of(assembled, official)
         assert str(official.evf.parent) not in (assembled / name).read_text()
 
 
+def test_no_code_of_others_in_the_folder(official, tokenizers, golden_dir, tmp_path):
+    """Who loads it with trust_remote_code trusts ours alone."""
+    evil = {"auto_map": {"AutoTokenizer": ["evil/repo--tok.Evil"] * 2, "AutoModel": "evil/x--y.Z"}}
+    evf, clip = (shutil.copytree(getattr(official, n), tmp_path / n) for n in ("evf", "clip"))
+    (evf / "sentencepiece.bpe.model").unlink()
+    rows = evf_tensors(golden_dir)["mm_extractor.beit3.text_embed.weight"].shape[0]
+    assert len(tokenizers[0]) <= rows
+    for folder, tokenizer in ((evf, tokenizers[0]), (clip, tokenizers[1])):
+        tokenizer.save_pretrained(folder)
+        path = folder / "tokenizer_config.json"
+        more = evil | {"chat_template": "{{ 1 }}"}
+        path.write_text(json.dumps(json.loads(path.read_text()) | more))
+    config = evf_config(golden_dir)
+    config |= evil | {"beit3_config": config["beit3_config"] | evil}
+    (evf / "config.json").write_text(json.dumps(config))
+    (clip / "config.json").write_text(json.dumps({"model_type": "clip", "text_config": evil}))
+    assert run(official, tmp_path / "out", evf_sam=evf, clip=clip) == 0
+    for path in (tmp_path / "out").rglob("*"):
+        if path.suffix in (".json", ".jinja", ".md", ".py") and path.name != "tokenizer.json":
+            assert "evil" not in path.read_text().lower(), path
+            assert "{{ 1 }}" not in path.read_text(), path
+    saved = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert saved["auto_map"] == {"AutoProcessor": "processing_findtrack.FindTrackProcessor"}
+
+
 def test_the_same_files_give_the_same_folder(assembled, official, tmp_path):
     assert run(official, tmp_path / "again") == 0
     for name in ("model.safetensors", MANIFEST, "config.json", "README.md", "tokenizer.json"):
@@ -462,6 +500,24 @@ def test_a_finder_in_half_precision_can_share_a_full_one(official, golden_dir, t
     tensors = stored(tmp_path / "out")
     assert tensors["finder.beit3.text_embed.weight"].dtype == torch.float16  # as it was
     check_tracker(cli.load_model(str(tmp_path / "out"))[0], golden_dir)
+
+
+def test_the_wider_of_two_equal_encoders_is_kept(official, golden_dir, tmp_path):
+    half = {k: v.half() for k, v in sam2_tensors(golden_dir).items()}
+    torch.save({"model": half}, tmp_path / "half.pt")
+    shutil.copy(official.sam2.with_suffix(".yaml"), tmp_path / "half.yaml")
+    assert run(official, tmp_path / "out", sam2=tmp_path / "half.pt") == 0
+    tensors, manifest = stored(tmp_path / "out"), manifest_of(tmp_path / "out")
+    assert manifest["share_vision_encoder"] is True
+    name = "blocks.3.attn.qkv.weight"
+    kept = tensors[f"tracker.sam2.vision_encoder.backbone.{name}"]
+    whole = evf_tensors(golden_dir)[f"visual_model.image_encoder.trunk.{name}"]
+    assert torch.equal(kept, whole) and not torch.equal(whole, whole.half().float())
+    assert tensors["tracker.sam2.no_memory_embedding"].dtype == torch.float16
+    left_out = {n: set(manifest["components"][n]["left_out"]) for n in ("finder", "tracker")}
+    assert f"image_encoder.trunk.{name}" in left_out["tracker"]
+    assert f"visual_model.image_encoder.trunk.{name}" not in left_out["finder"]
+    check_sam2_finder(cli.load_model(str(tmp_path / "out"))[0], golden_dir)
 
 
 def test_numbers_too_large_for_the_format(official, golden_dir, tmp_path, capsys):
@@ -543,6 +599,43 @@ def test_every_component_is_checked(role, official, golden_dir, tmp_path, capsys
     assert not (tmp_path / "out").exists()
 
 
+def test_tensors_beside_and_within_a_state_dict(official, golden_dir, tmp_path, capsys):
+    tensors = sam2_tensors(golden_dir)
+    twice = {"module.no_mem_embed": tensors["no_mem_embed"] + 1}
+    folder = Path(shutil.copytree(official.sam2.parent, tmp_path / "sam2"))
+    path = folder / official.sam2.name
+    moments = {"state": {0: {"exp_avg": torch.zeros(2)}}}
+    strange = {"extra": torch.zeros(3), "teacher": {"w": torch.zeros(1)}}
+    torch.save({"model": tensors | {"deep": [torch.zeros(1)]}, **strange}, path)
+    assert run(official, tmp_path / "out", sam2=folder) == 2
+    first, *lines = reported(capsys, 4)
+    assert "3 unknown" in first
+    assert lines == ["unknown: deep.0", "unknown: extra", "unknown: teacher.w"]
+    torch.save({"model": tensors | twice}, path)
+    assert run(official, tmp_path / "out", sam2=folder) == 2
+    assert "no_mem_embed and another tensor both become no_mem_embed" in reported(capsys)[0]
+    assert os.listdir(tmp_path) == ["sam2"]
+    torch.save({"model": tensors, "optimizer": moments, "ema": tensors, "epoch": 3}, path)
+    assert run(official, tmp_path / "out", sam2=folder) == 0
+    assert manifest_of(tmp_path / "out")["components"]["tracker"]["left_out"] == [
+        "ema",
+        "optimizer",
+    ]
+
+
+@pytest.mark.parametrize("option", ["evf_sam", "alpha_clip", "clip"])
+def test_a_tensor_with_and_without_a_prefix(option, official, golden_dir, tmp_path, capsys):
+    make = {"evf_sam": evf_tensors, "alpha_clip": alpha_tensors, "clip": clip_tensors}[option]
+    tensors = make(golden_dir)
+    name = sorted(tensors)[-1]
+    prefix = "visual." if option == "alpha_clip" else "module."
+    torch.save(tensors | {f"{prefix}{name}": tensors[name] + 1}, tmp_path / "x.pth")
+    (tmp_path / "x.json").write_text(json.dumps(evf_config(golden_dir)))
+    words = {"tokenizer": official.evf, "clip_tokenizer": official.clip}
+    assert run(official, tmp_path / "out", **{option: tmp_path / "x.pth"}, **words) == 2
+    assert f"{prefix}{name} and another tensor both become {name}" in reported(capsys)[0]
+
+
 @pytest.mark.parametrize("heads", ["four", 5, 0])
 def test_a_config_with_impossible_heads(heads, official, golden_dir, tmp_path, capsys):
     evf = Path(shutil.copytree(official.evf, tmp_path / "evf"))
@@ -575,6 +668,60 @@ def test_a_config_that_transformers_cannot_express(official, golden_dir, tmp_pat
     assert run(official, tmp_path / "out", sam2=folder) == 2
     assert "none of the published four" in reported(capsys)[0]
     assert os.listdir(tmp_path) == ["sam2"]
+
+
+def test_a_yaml_of_another_size(official, golden_dir, tmp_path, capsys):
+    folder = Path(shutil.copytree(official.sam2.parent, tmp_path / "sam2"))
+    settings = sam2_yaml(golden_dir)
+    settings["model"]["image_encoder"]["trunk"]["stages"] = [1, 2, 7, 2]
+    (folder / "sam2_hiera_toy.yaml").rename(folder / "another.yaml")
+    (folder / "another.yaml").write_text(yaml.safe_dump(settings))
+    assert run(official, tmp_path / "out", sam2=folder) == 2
+    assert f"{folder / 'another.yaml'}: of another SAM 2" in reported(capsys)[0]
+    (folder / "third.yaml").write_text(yaml.safe_dump(sam2_yaml(golden_dir, soft_no_obj_ptr=True)))
+    assert run(official, tmp_path / "out", sam2=folder / official.sam2.name) == 2
+    first, *names = reported(capsys, 3)
+    assert "2 YAML files beside it, none with its name; name the one" in first
+    assert names == ["another.yaml", "third.yaml"]
+
+
+@pytest.mark.parametrize(
+    "network, message",
+    [
+        ({"pixel_encoder": "resnet50"}, "pixel_encoder is 'resnet50', no section"),
+        ({"pixel_encoder": {"type": "vgg"}}, "make no model (NotImplementedError"),
+        ({"object_transformer": {"num_heads": 3}}, "make no model (AssertionError"),
+    ],
+)
+def test_a_cutie_that_cannot_be(network, message, paper, tmp_path, capsys):
+    official, cutie = paper
+    shutil.copy(cutie, tmp_path / "x.pth")
+    (tmp_path / "x.json").write_text(json.dumps({"network": network}))
+    options = {"preset": "paper", "sam2": None, "cutie": tmp_path / "x.pth"}
+    assert run(official, tmp_path / "out", **options) == 2
+    (line,) = reported(capsys)
+    assert message in line and str(tmp_path / "x.pth") in line
+
+
+@pytest.mark.parametrize("damage", ["directory", "data"])
+def test_a_damaged_archive(damage, official, golden_dir, tmp_path, capsys):
+    """The first shows on opening, the second when the tensor is written."""
+    path = tmp_path / "x.pt"
+    if damage == "directory":
+        data = bytearray(official.alpha.read_bytes())
+        data[data.rfind(b"PK\x01\x02")] = 0
+        changed = {"alpha_clip": path}
+    else:
+        with pytest.warns():
+            torch.jit.script(as_program(clip_tensors(golden_dir))).save(str(path))
+        data = bytearray(path.read_bytes())
+        embedding = clip_tensors(golden_dir)["token_embedding.weight"].numpy().tobytes()
+        data[data.find(embedding) + 1000] ^= 0xFF
+        changed = {"clip": path, "clip_tokenizer": official.clip}
+    path.write_bytes(data)
+    assert run(official, tmp_path / "out", **changed) == 2
+    assert f"{path}: damaged, or no checkpoint (BadZipFile" in reported(capsys)[0]
+    assert os.listdir(tmp_path) == ["x.pt"]
 
 
 def test_other_kinds_of_checkpoints(official, tmp_path, capsys):
@@ -617,6 +764,17 @@ def test_a_full_disk_is_told_before_writing(official, tmp_path, capsys, monkeypa
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     assert run(official, tmp_path / "out") == 2
     assert "make room or choose another --out" in reported(capsys)[0]
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_disk_that_fills_up_under_way(official, tmp_path, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(safetensors_writer, "_write_data", full)
+    assert run(official, tmp_path / "out") == 2
+    (line,) = reported(capsys)
+    assert f"{tmp_path / 'out'}.partial-" in line and "(No space left on device); make room" in line
     assert os.listdir(tmp_path) == []
 
 
@@ -696,6 +854,18 @@ def test_dry_run(official, tmp_path, capsys, monkeypatch):
     assert cli.main(["assemble", "--preset", "sam2", "--dry-run", "--clip", "no-such"]) == 2
     assert "no-such: no such file or folder" in capsys.readouterr().err
     assert os.listdir(tmp_path) == []
+
+
+def test_dry_run_says_what_to_install(official, paper, capsys, monkeypatch):
+    monkeypatch.setattr(cutie_parts, "CUTIE", None)
+    monkeypatch.setattr(published_tokenizers, "_is_installed", lambda _: False)
+    options = paper[0].options(sam2=None, cutie=paper[1])
+    assert cli.main(["assemble", "--preset", "paper", "--dry-run", *options]) == 0
+    text = capsys.readouterr().out
+    for extra in ("cutie", "assemble"):
+        assert f'pip install "findtrack[{extra}]"' in text
+    assert cli.main(["assemble", "--preset", "sam2", "--dry-run", *official.options()]) == 0
+    assert "findtrack[cutie]" not in capsys.readouterr().out
 
 
 def test_dry_run_without_a_network(capsys, monkeypatch):

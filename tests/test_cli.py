@@ -264,6 +264,27 @@ def test_interrupt_removes_what_was_begun(number, clip, tmp_path):
     assert os.listdir(".") == []
 
 
+LATE = """
+import os, signal, sys
+from modeling_findtrack import cli
+from test_cli import FakeModel
+
+def interrupted(text):
+    os.kill(os.getpid(), signal.SIGINT)
+
+cli.load_model = lambda *_: (FakeModel(), None)
+cli._say = interrupted
+sys.exit(cli.main(["segment", {clip!r}, "a dog", "--out", "out", "--write", "coco"]))
+"""
+
+
+def test_an_interrupt_after_the_result_says_what_was_written(clip, tmp_path):
+    process = run_command(LATE.format(clip=clip), tmp_path)
+    _, err = process.communicate()
+    assert (process.returncode, err) == (130, "findtrack: interrupted, out was written\n")
+    assert files("out") == {"coco.json", "contact_sheet.png", "result.json"}
+
+
 SWALLOWED = """
 import os, signal, sys
 from modeling_findtrack import cli

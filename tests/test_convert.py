@@ -55,6 +55,26 @@ def test_fine_tuned_files_carry_a_prefix():
     assert set(convert.evf_keys({f"module.{key}": torch.zeros(1)})) == {"beit3.text_embed.weight"}
 
 
+@pytest.mark.parametrize(
+    "convert_one, names",
+    [
+        (convert.evf_keys, ("text_hidden_fcs.0.0.bias", "module.text_hidden_fcs.0.0.bias")),
+        (convert.cutie_keys, ("module.x", "x")),
+        (lambda t: convert.alpha_clip_keys({}, visual=t), ("visual.proj", "proj")),
+        (lambda t: convert.alpha_clip_keys({}, visual=t), ("module.visual.proj", "visual.proj")),
+        (
+            convert.alpha_clip_keys,
+            ("visual.transformer.resblocks.0.attn.in_proj_bias",
+             "visual.transformer.resblocks.0.attn.in_proj.bias"),
+        ),
+    ],
+)  # fmt: skip
+def test_names_that_differ_by_a_prefix_never_become_one(convert_one, names):
+    """The later one would win, and the other be recorded as not needed."""
+    with pytest.raises(ValueError, match="both become"):
+        convert_one({name: torch.full((3, 3), float(i)) for i, name in enumerate(names)})
+
+
 def test_sam2_points_are_joined_and_the_position_matrix_doubled():
     points = {
         f"sam_prompt_encoder.point_embeddings.{i}.weight": torch.full((1, 2), i * 1.0)

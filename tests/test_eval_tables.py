@@ -170,6 +170,7 @@ def test_table_counts_groups_and_accuracies(tree, fake, tmp_path):
         "relation": 0,
         "motion": 0,
         "motion-only": 0,
+        "all but motion-only": 6,
         "trained": 3,
         "held-out art": 3,
         "held-out background": 0,

@@ -114,6 +114,44 @@ def test_overlay_shows_masks_and_leaves_the_rest(video, tracks):
     assert (frame == next(video.frames(1))).all(), "the frame itself is not drawn on"
 
 
+def interior(mask: np.ndarray) -> np.ndarray:
+    """The mask without its contour, which is drawn in full colour, and the blur of the codec."""
+    inner = mask.copy()
+    for axis in (0, 1):
+        for shift in (-3, 3):
+            inner &= np.roll(mask, shift, axis)
+    return inner
+
+
+@pytest.mark.parametrize("opacity", [0, 0.25, 1])
+def test_overlay_tints_by_the_opacity(video, tracks, opacity):
+    frame, masks = next(video.frames(1)), [track.masks[1] for track in tracks]
+    drawn = Overlay(video, tracks, opacity).draw(1, frame, masks)[: video.height]
+    for number in (0, 1):
+        inner, color = interior(masks[number]), np.array(object_color(number))
+        assert inner.sum() >= 16
+        mixed = (1 - opacity) * frame[inner] + opacity * color
+        assert np.abs(drawn[inner] - mixed).max() <= 1
+        rim = masks[number] & ~np.roll(masks[number], 1, axis=1)
+        assert (drawn[rim] == color).all(), "the contour is always there"
+
+
+def test_export_hands_the_opacity_to_the_overlay(video, tracks, tmp_path):
+    inner = interior(tracks[0].masks[1])
+    shown = {}
+    for opacity in (None, 0, 0.4, 1):
+        out = tmp_path / str(opacity)
+        out.mkdir()
+        given = {} if opacity is None else {"opacity": opacity}
+        export(video, tracks, out, kinds=["overlay"], **given)
+        shown[opacity] = next(open_video(out / "overlay.mp4").frames(1))[: video.height][inner]
+    frame, color = next(video.frames(1))[inner].mean(axis=0), np.array(object_color(0))
+    for opacity in (0, 0.4, 1):
+        mixed = (1 - opacity) * frame + opacity * color
+        assert np.abs(shown[opacity].mean(axis=0) - mixed).max() < 14, opacity
+    np.testing.assert_array_equal(shown[None], shown[0.4])  # the default
+
+
 def test_overlay_marks_the_key_frame_and_the_present(video, tracks):
     overlay = Overlay(video, tracks)
     frame = np.zeros((video.height, video.width, 3), np.uint8)

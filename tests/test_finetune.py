@@ -15,12 +15,16 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
+from modeling_findtrack.beit3 import Beit3Attention
 from modeling_findtrack.cli import load_model
 from modeling_findtrack.hub_folder import save_weights
+from tests import tiny_cutie
 from tests.benchmark_trees import make_mevis, make_ref_youtube_vos
 from tests.tiny_models import moving_square, preset
 from training import engine, finetune, tiny
 from training import launch as launch_module
+from training.config import read_config
+from training.wording import duration
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 CONFIGS = CHECKOUT / "training" / "configs"
@@ -252,7 +256,88 @@ def test_validation_is_logged_and_the_best_is_kept(small, tmp_path, monkeypatch,
         assert told["j_and_f"] == pytest.approx(scores[step]["J&F"], abs=1e-3)
     assert list(out.rglob("events.out.tfevents.*"))
     # The videos are of the split that is trained on.
-    assert "2 videos are kept apart" in capsys.readouterr().err
+    assert "kept apart for validation: 2 videos" in capsys.readouterr().err
+    # Each card tells of the run until its own checkpoint.
+    for link, step, rate in (("best", 1, "0"), ("last", 3, "0.1")):
+        told = (out / link / "README.md").read_text()
+        seconds = json.loads((out / link / "trainer.json").read_text())["seconds"]
+        assert f"| time | {duration(seconds)} |" in told
+        assert f"| learning rate, highest | {rate} |" in told and f"| steps | {step} (" in told
+    # The run has ended: what it reached is only looked at.
+    again = ["--config", str(small), "--out", str(out), "--set", *changes, "--at-least"]
+    assert finetune.main([*again, "0.5"]) == 0
+    assert finetune.main([*again, "0.999"]) == 2
+    assert "below --at-least 0.999" in capsys.readouterr().err
+
+
+def test_a_run_resumed_with_other_validation_compares_only_its_scores(small, tmp_path):
+    out, videos = tmp_path / "run", (2, 1)
+    changes = ["track=null", "align=null", "steps=2", "checkpoint_every=1"]
+    changes += [f"validation.root={VALID}", "validation.seen=true"]
+    for count in videos:
+        assert train(small, out, *changes, f"validation.videos={count}") == 0
+    lines = map(json.loads, (out / "log.jsonl").read_text().splitlines())
+    measured = [row for row in lines if "validation" in row]
+    assert [(row["step"], row["validation"]["videos"]) for row in measured] == [
+        (1, 2), (2, 2), (2, 1)
+    ]  # fmt: skip
+    assert measured[0]["judge"] == measured[1]["judge"] != measured[2]["judge"]
+    # The first checkpoint has no score of the videos that count now.
+    assert os.readlink(out / "best") == "checkpoints/step-00000002"
+    (result, *_) = ModelCard.load(out / "best" / "README.md").data.eval_results
+    assert result.metric_value == pytest.approx(measured[2]["validation"]["J&F"], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        ("trackers=[tensorboard, wandb]", "trackers: wandb is not installed, only tensorboard"),
+        ("trackers=[tensorbord]", "trackers: there is no 'tensorbord', only all, aim, tensorboard"),
+        ("precision=fp16", "precision: there is no fp16 on a CPU; use bf16 or no"),
+    ],
+)
+def test_what_this_machine_lacks_is_one_line(change, reason, small, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(launch_module, "get_available_trackers", lambda: ["tensorboard"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert train(small, tmp_path / "run", change) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and reason in error
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "told, words",
+    [
+        ({}, "python"),
+        (
+            {"ACCELERATE_MIXED_PRECISION": "bf16", "ACCELERATE_USE_CPU": "False"},
+            "accelerate launch --num_processes 1 --mixed_precision bf16",
+        ),
+        (
+            {
+                "ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_USE_CPU": "true",
+                "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2",
+            },
+            "ACCELERATE_USE_CPU=true accelerate launch --num_processes 4 --num_machines 2 "
+            "--mixed_precision no --multi_gpu",
+        ),
+    ],
+)  # fmt: skip
+def test_the_card_s_command_starts_as_many_processes(told, words, monkeypatch):
+    for name in [n for n in os.environ if n.startswith("ACCELERATE_") or n.endswith("WORLD_SIZE")]:
+        monkeypatch.delenv(name)
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    assert launch_module.launcher() == words
+
+
+def test_missing_data_is_told_without_a_traceback_by_two_processes(small, tmp_path):
+    done = subprocess.run(
+        command(small, tmp_path / "run", "cpu", f"benchmarks.0.root={tmp_path}/nowhere"),
+        env=environment("cpu"), cwd=CHECKOUT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode != 0 and "nowhere" in done.stderr
+    assert "barrier" not in done.stderr and "training/session.py" not in done.stderr
 
 
 def test_a_non_finite_loss_stops_and_names_the_batch(small, tmp_path, capsys):
@@ -263,7 +348,7 @@ def test_a_non_finite_loss_stops_and_names_the_batch(small, tmp_path, capsys):
 
 
 def checkpoint(folder: Path, kind: str) -> Path:
-    model, processor = preset(kind)
+    model, processor = tiny_cutie.tiny_model() if kind == "paper" else preset(kind)
     folder.mkdir()
     save_weights(model, processor, model.state_dict(), folder)
     return folder
@@ -271,7 +356,11 @@ def checkpoint(folder: Path, kind: str) -> Path:
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("ref-youtube-vos", "paper"), ("mevis", "paper"), ("lora-24gb", "sam2")],
+    [
+        pytest.param("ref-youtube-vos", "paper", marks=tiny_cutie.needs_cutie),
+        pytest.param("mevis", "paper", marks=tiny_cutie.needs_cutie),
+        ("lora-24gb", "sam2"),
+    ],
 )
 def test_the_full_size_configurations_run(name, kind, tmp_path):
     """On small models of the presets' kinds and small trees of the benchmarks' layouts."""
@@ -286,6 +375,7 @@ def test_the_full_size_configurations_run(name, kind, tmp_path):
     assert train(CONFIGS / f"{name}.yaml", out, *changes) == 0
     assert rows(out, "validation")[2]["videos"] == 1
     model, processor = load_model(str(out / "last"), "cpu", "float32")
+    assert hasattr(model.tracker, "cutie") == (kind == "paper")
     assert not any("lora" in key for key in model.state_dict())
     (track,) = model.segment(moving_square(3), "the dog", processor=processor)
     assert len(track.masks) == 3
@@ -326,6 +416,10 @@ def test_half_precision_under_deepspeed(small, tmp_path):
     launch(small, tmp_path / "run", "deepspeed-zero2", *changes)
     assert set(rows(tmp_path / "run")) == {1, 2}
     load_model(str(tmp_path / "run" / "last"), "cpu", "float32")
+    # Its card says how to do that again.
+    told = (tmp_path / "run" / "last" / "README.md").read_text()
+    launched = "accelerate launch --num_processes 2 --mixed_precision no --use_deepspeed "
+    assert f"{launched}--deepspeed_config_file training/accelerate/zero2.json -m training" in told
 
 
 def test_a_folder_in_use_is_left_alone(small, tmp_path, capsys):
@@ -338,9 +432,11 @@ def test_a_folder_in_use_is_left_alone(small, tmp_path, capsys):
     user.release()
 
 
-def test_the_best_score_can_be_asked_for(small, alone, capsys):
-    assert finetune.main(["--config", str(small), "--out", str(alone), "--at-least", "0.5"]) == 2
-    assert "the best J&F is None" in capsys.readouterr().err
+def test_a_score_that_nothing_measures_is_refused_before_training(small, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert finetune.main(["--config", str(small), "--out", str(out), "--at-least", "0.5"]) == 2
+    assert "--at-least: the configuration has no validation" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_cached_embeddings_change_nothing(small, tmp_path):
@@ -352,18 +448,22 @@ def test_cached_embeddings_change_nothing(small, tmp_path):
         assert train(small, tmp_path / name, *changes, cache) == 0
         assert rows(tmp_path / name) == rows(tmp_path / "plain")
     assert list((tmp_path / "cache").rglob("*.safetensors"))
+    # How much of it is kept is no part of what a run is.
+    assert train(small, tmp_path / "second", *changes, cache, "embedding_cache_gigabytes=1") == 0
 
 
-def test_gradient_checkpointing_changes_nothing(small, tmp_path):
-    changes = ["track=null", "steps=2"]
-    assert train(small, tmp_path / "plain", *changes) == 0
-    assert train(small, tmp_path / "thrifty", *changes, "gradient_checkpointing=true") == 0
-    from modeling_findtrack.beit3 import Beit3Layer
+def test_gradient_checkpointing_computes_twice_and_changes_nothing(small, tmp_path, monkeypatch):
+    runs, forward = {"plain": 0, "thrifty": 0}, Beit3Attention.forward
+    for name, on in (("plain", "false"), ("thrifty", "true")):
 
-    model, _ = load_model(str(tmp_path / "thrifty" / "last"), "cpu", "float32")
-    launch_module.enable_checkpointing(model)
-    layers = [m for m in model.modules() if isinstance(m, Beit3Layer)]
-    assert layers and all(layer.gradient_checkpointing for layer in layers)
+        def counting(part, *args, name=name, **options):
+            runs[name] += 1
+            return forward(part, *args, **options)
+
+        monkeypatch.setattr(Beit3Attention, "forward", counting)
+        changes = ["track=null", "steps=2", f"gradient_checkpointing={on}"]
+        assert train(small, tmp_path / name, *changes) == 0
+    assert runs["thrifty"] == 2 * runs["plain"] > 0  # forwards again, on the way backwards
     for step, losses in rows(tmp_path / "plain").items():
         assert rows(tmp_path / "thrifty")[step] == pytest.approx(losses, rel=1e-5)
 
@@ -376,11 +476,17 @@ def tiny_runs(monkeypatch):
 
 @pytest.mark.usefixtures("tiny_runs")
 def test_every_stage_of_the_tiny_recipe_hands_on_what_the_next_one_needs(art_dir, tmp_path, capsys):
-    """One step each: not to learn, but to end with a model that segments."""
+    """Two steps each: not to learn, but to end with a model that segments."""
     out = tmp_path / "tiny"
     options = ["--out", str(out), "--art", str(art_dir), "--jobs", "2"]
-    quick = ["steps=1", "heldout=1", "validation=null", "checkpoint_every=1", "log_every=1"]
+    quick = ["steps=2", "heldout=1", "validation=null", "checkpoint_every=2", "log_every=1"]
     assert tiny.main([*options, "--set", *quick]) == 0
+    for stage in tiny.STAGES:
+        config = read_config(CONFIGS / "tiny" / f"{stage}.yaml")
+        for step, losses in rows(out / stage).items():  # those that some tasks sit out, too
+            due = {name for name, task in config.tasks.items() if (step - 1) % task.every == 0}
+            assert {name.partition("/")[0] for name in losses} == {*due, "total"}
+        assert set(rows(out / stage)) == {1, 2} and set(rows(out / stage, "validation")) == {2}
     folder = out / "findtrack-tiny"
     assert str(folder) in capsys.readouterr().out and (folder / "training.png").is_file()
     assert (folder / "model.safetensors").stat().st_size < 20e6

@@ -7,7 +7,7 @@ from PIL import Image
 
 from modeling_findtrack import FindTrackModel, Track
 from modeling_findtrack.modeling_findtrack import KeyMask
-from modeling_findtrack.results import Candidate
+from modeling_findtrack.results import Candidate, encode_mask
 from tests.tiny_models import moving_square, preset, tiny
 
 
@@ -151,8 +151,8 @@ def test_found_and_not_found_in_one_call(parts, monkeypatch):
     model, processor = parts
     choose = FindTrackModel.choose
 
-    def only_first_sizes(self, candidates: tuple[Candidate, ...]):
-        return None if candidates[0].score in hidden else choose(self, candidates)
+    def only_first_sizes(self, candidates: tuple[Candidate, ...], threshold=None):
+        return None if candidates[0].score in hidden else choose(self, candidates, threshold)
 
     texts = ["the dog", "cat", "car"]
     found = model.find(moving_square(6), texts, processor=processor)
@@ -164,6 +164,73 @@ def test_found_and_not_found_in_one_call(parts, monkeypatch):
     expected = model.segment(moving_square(6), ["car"], processor=processor)[0]
     assert (ious(tracks[2].masks.to_array(), expected.masks.to_array()) > 0.99).all()
     assert (ious(tracks[2].masks.to_array(), tracks[0].masks.to_array()) < 0.95).any()
+
+
+def candidate(frame: int, score: float, presence: float | None) -> Candidate:
+    return Candidate(frame, score, None, presence, score, encode_mask(box()))
+
+
+# Two candidates each; the later one has the better score.
+PREDICTED = (candidate(0, 0.4, 0.9), candidate(7, 0.8, 0.3))
+UNPREDICTED = (candidate(0, 0.4, None), candidate(7, 0.8, None))
+ONCE = (candidate(0, 0.4, None), candidate(7, 0.8, 0.3))
+
+
+@pytest.mark.parametrize(
+    ("candidates", "config", "threshold", "frame"),
+    [
+        # the config's thresholds where none is given
+        (PREDICTED, (None, None), None, 7),
+        (PREDICTED, (None, 0.5), None, 0),
+        (PREDICTED, (0.5, 0.5), None, None),
+        (UNPREDICTED, (0.9, 0.5), None, None),
+        # given, it stands in for the presence threshold alone
+        (PREDICTED, (None, 0.95), 0.5, 0),
+        (PREDICTED, (None, None), 0.95, None),
+        (PREDICTED, (None, 0.95), 0.3, 7),  # as much as the threshold is enough
+        (PREDICTED, (None, 0.95), 0, 7),  # 0 is a threshold, not "none given"
+        (PREDICTED, (0.9, 0.0), 0.1, None),
+        # without a predicted presence, for the score threshold
+        (UNPREDICTED, (None, None), 0.5, 7),
+        (UNPREDICTED, (None, None), 0.9, None),
+        (UNPREDICTED, (0.9, None), 0.1, 7),
+        (UNPREDICTED, (0.9, 0.95), 0, 7),
+        # one presence is enough to speak of presences
+        (ONCE, (None, None), 0.5, 0),
+        ((), (None, None), 0.5, None),
+    ],
+)
+def test_a_given_threshold_takes_the_place_of_the_configs(
+    parts, monkeypatch, candidates, config, threshold, frame
+):
+    model, _ = parts
+    score, presence = config
+    monkeypatch.setattr(model.config, "score_threshold", score)
+    monkeypatch.setattr(model.config, "presence_threshold", presence)
+    chosen = model.choose(candidates, threshold)
+    assert (None if chosen is None else chosen.frame) == frame
+    assert model.config.score_threshold == score, "for this call only"
+    assert model.config.presence_threshold == presence
+
+
+def test_segment_takes_a_threshold(parts, monkeypatch):
+    model, processor = parts
+    video, texts = moving_square(5), ["the dog", "cat"]
+    found = model.find(video, texts, processor=processor)
+    best = [max(c.presence for c in candidates) for candidates in found]
+    assert best[0] != best[1] and min(best) > 0 and max(best) < 1
+
+    def verdicts(threshold):
+        tracks = model.segment(video, texts, processor=processor, threshold=threshold)
+        assert [t.masks.areas().any() for t in tracks] == [t.found for t in tracks]
+        return [t.found for t in tracks]
+
+    between = sum(best) / 2
+    assert verdicts(between) == [presence > between for presence in best]
+    assert verdicts(1) == [False, False]
+    monkeypatch.setattr(model.config, "presence_threshold", 1)
+    assert verdicts(0) == [True, True]
+    assert verdicts(None) == [False, False]
 
 
 def test_every_kind_of_input_gives_the_same(parts, tmp_path):

@@ -15,7 +15,13 @@ import torch
 
 from modeling_findtrack import published_source
 from modeling_findtrack.checkpoint_files import CheckpointError
-from modeling_findtrack.published_source import UnreachableError, fetch, find_source, sha256
+from modeling_findtrack.published_source import (
+    UnreachableError,
+    fetch,
+    find_source,
+    sha256,
+    without_secrets,
+)
 
 EXTRAS = ("config.json", "*.yaml")
 
@@ -42,6 +48,13 @@ def test_a_file_and_what_lies_beside_it(tmp_path):
     assert (source.kind, names(source.weights)) == ("file", ["x.pth"])
     assert names(source.extras) == ["config.json", "x.json"]
     assert source.public_name == "x.pth"
+
+
+def test_one_shard_alone(tmp_path):
+    path = tmp_path / "model-00001-of-00002.safetensors"
+    path.write_bytes(b"1")
+    with pytest.raises(CheckpointError, match="one of several shards; give the folder they are in"):
+        find_source(str(path), EXTRAS)
 
 
 @pytest.mark.parametrize(
@@ -83,6 +96,36 @@ def torch_home(tmp_path, monkeypatch) -> Path:
     """Where the file of `ADDRESS` is kept."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
     return published_source._cache_folder(ADDRESS)
+
+
+def test_an_address_is_shown_without_its_secrets(torch_home, monkeypatch, capsys):
+    """In errors, in the table, in what is written down: nowhere user, password or signature."""
+    shown = "https://example.com/weights/x.pth"
+    monkeypatch.setattr(published_source, "_https_only", lambda: Web(b"abc", 5))
+    source = find_source(ADDRESS, EXTRAS)
+    assert source.name == source.public_name == shown and "secret" not in repr(source)
+    for md5, length in (("0" * 32, 3), (None, 5)):
+        monkeypatch.setattr(published_source, "_https_only", lambda n=length: Web(b"abc", n))
+        with pytest.raises(CheckpointError, match=f"^{shown}: ") as error:
+            fetch(source, md5)
+        assert "secret" not in str(error.value)
+    monkeypatch.undo()  # the real opener, which takes the password for a port
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(torch_home.parents[1]))
+    for address in (ADDRESS, f"{ADDRESS} secret\x01"):
+        with pytest.raises(UnreachableError, match=f"^{shown}: it cannot be fetched") as error:
+            fetch(find_source(address, EXTRAS))
+        assert "secret" not in str(error.value)
+    with pytest.raises(CheckpointError) as error:
+        find_source("http://someone:secret@example.com/x.pth?secret", EXTRAS)
+    assert str(error.value).startswith("http://example.com/x.pth: ")
+    handler = published_source._HttpsOnly()
+    with pytest.raises(OSError, match="redirected to http://example.com/x.pth, which") as error:
+        handler.redirect_request(
+            None, None, 302, "", {}, "http://a:secret@example.com/x.pth?secret"
+        )
+    assert "secret" not in str(error.value)
+    assert without_secrets("https://a@b:8443/c@d?e=f#g") == "https://b:8443/c@d"
+    assert without_secrets("owner/name@main") == "owner/name@main"
 
 
 ADDRESS = "https://someone:secret@example.com/weights/x.pth?signature=secret"
@@ -250,7 +293,8 @@ for given in sys.argv[1:]:
             "files": {file.name: file.local.read_text() for file in source.files},
         })
     except CheckpointError as error:
-        answers.append(str(error))
+        kind = type(error).__name__
+        answers.append(f"{kind} {error}" if kind != "CheckpointError" else str(error))
 print(json.dumps(answers))
 """
 
@@ -277,7 +321,8 @@ def test_a_repository_of_the_hub(hub):
     assert one["files"] == {"other/large.pth": "more weights", "config.json": '{"a": 1}'}
     assert one["here"] == [False, True] and one["revision"] == COMMIT
     assert "some/model has no file no.pth" in no_file
-    assert "some/other: cannot be fetched" in no_repository
+    start = "some/other: no such folder here, and from the Hub it cannot be fetched"
+    assert no_repository.startswith(f"UnreachableError {start}")
     assert len(no_repository.splitlines()) == 1
     fetched = {line.split("/")[-1] for line in asked if line.startswith("GET /some")}
     assert fetched == {"model.safetensors", "large.pth", "config.json"}, "only what is needed"
@@ -285,7 +330,23 @@ def test_a_repository_of_the_hub(hub):
     cached, absent = ask(offline, "some/model", "some/other")
     assert cached["files"] == whole["files"] and cached["here"] == [True, True]
     assert cached["revision"] == COMMIT
-    assert "some/other: cannot be fetched" in absent
+    assert absent.startswith(f"UnreachableError {start}")
+
+
+def test_what_the_cache_lacks_may_be_on_the_hub(hub):
+    """A cache that holds a part only does not say that the rest does not exist."""
+    environment, files, _ = hub
+    files["model-00001-of-00002.safetensors"] = b"a half"
+    files["model-00002-of-00002.safetensors"] = b"a half"
+    del files["model.safetensors"]
+    (one,) = ask(environment, "some/model/other/large.pth")  # and config.json, but no weights
+    assert "config.json" in one["files"]
+    offline = {**environment, "HF_HUB_OFFLINE": "1"}
+    for given in ("some/model", "some/model/no.pth"):
+        (away,) = ask(offline, given)
+        assert away.startswith(f"UnreachableError {given}: no such folder here, and from the Hub")
+    (shard,) = ask(environment, "some/model/model-00001-of-00002.safetensors")
+    assert "one of several shards; give some/model alone" in shard
 
 
 def test_names_that_leave_the_folder_are_not_followed(hub):

@@ -98,6 +98,38 @@ def test_a_ready_made_tokenizer_is_taken_as_it_is(sentencepiece_folder, tokenize
     assert tokenizer(TEXTS)["input_ids"] == tokenizers[0](TEXTS)["input_ids"]
 
 
+@pytest.mark.parametrize("clip", [False, True])
+def test_code_of_others_is_not_carried_along(clip, tokenizers, tmp_path):
+    """Whoever trusts our folder trusts our code, not what a tokenizer's config refers to."""
+    tokenizers[clip].save_pretrained(tmp_path / "theirs")
+    path = tmp_path / "theirs" / "tokenizer_config.json"
+    evil = {
+        "auto_map": {"AutoTokenizer": ["evil/repo--tok.Evil"] * 2, "AutoProcessor": "x/y--z.E"},
+        "tokenizer_class": "Evil",
+        "processor_class": "Evil",
+        "chat_template": "{{ 1 }}",
+        "name_or_path": "/home/me/secret",
+        "tokenizer_file": "/etc/passwd",
+        "custom": "evil",
+    }
+    path.write_text(json.dumps(json.loads(path.read_text()) | evil))
+    special = tmp_path / "theirs" / "special_tokens_map.json"
+    special.write_text(json.dumps({"auto_map": evil["auto_map"], "chat_template": "{{ 2 }}"}))
+    (tmp_path / "theirs" / "chat_template.jinja").write_text("{{ 3 }}")
+    make = clip_tokenizer if clip else beit3_tokenizer
+    tokenizer = make(source(tmp_path / "theirs", clip), rows=len(tokenizers[clip]))
+    tokenizer.save_pretrained(tmp_path / "ours")
+    assert tokenizer(TEXTS)["input_ids"] == tokenizers[clip](TEXTS)["input_ids"]
+    assert tokenizer.model_max_length == tokenizers[clip].model_max_length
+    assert tokenizer.special_tokens_map == tokenizers[clip].special_tokens_map
+    names = {p.name for p in (tmp_path / "ours").iterdir()}
+    assert names == {"tokenizer.json", "tokenizer_config.json"}
+    saved = json.loads((tmp_path / "ours" / "tokenizer_config.json").read_text())
+    assert "auto_map" not in saved and "chat_template" not in saved
+    text = json.dumps(saved)
+    assert not [word for word in ("evil", "Evil", "secret", "passwd") if word in text]
+
+
 def test_clip_vocabulary_and_merges(clip_folder):
     tokenizer = clip_tokenizer(source(clip_folder, clip=True), rows=300)
     vocabulary = json.loads((clip_folder / "vocab.json").read_text())
@@ -147,6 +179,14 @@ def test_damaged_tokenizers(name, tmp_path):
     with pytest.raises(CheckpointError, match=f"{name}: no ") as error:
         beit3_tokenizer(source(tmp_path), rows=20)
     assert len(str(error.value).splitlines()) == 1 and "tiktoken" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["garbage", "[1]"])
+def test_damaged_settings_of_a_tokenizer(content, tokenizers, tmp_path):
+    tokenizers[0].save_pretrained(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"tokenizer_config.json: (cannot be read|holds no)"):
+        beit3_tokenizer(source(tmp_path), rows=len(tokenizers[0]))
 
 
 def test_what_to_install_is_told_early(sentencepiece_folder, monkeypatch):

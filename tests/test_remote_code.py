@@ -206,11 +206,13 @@ def test_weights_keep_their_stored_dtype(name, checkpoint, tmp_path, monkeypatch
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "float32"
 
 
-def test_a_checkpoints_own_card_goes_along(checkpoint, tmp_path):
+def test_a_checkpoints_own_card_goes_along_with_the_curves_it_shows(checkpoint, tmp_path):
     folder = copy_of(checkpoint, tmp_path)
-    (folder / "README.md").write_text("# Mine")
+    (folder / "README.md").write_text("# Mine\n![training](training.png)")
+    (folder / "training.png").write_bytes(b"curves")
     assert cli.main(["hub-folder", str(folder), "--out", str(tmp_path / "out")]) == 0
-    assert (tmp_path / "out" / "README.md").read_text() == "# Mine"
+    assert (tmp_path / "out" / "README.md").read_text() == (folder / "README.md").read_text()
+    assert (tmp_path / "out" / "training.png").read_bytes() == b"curves"
 
 
 def test_the_shipped_model_has_its_card():

@@ -1,18 +1,31 @@
-"""The tracker against `track_step` of the official `sam2` package, on clips long enough to fill
-the memory window and the pointer queue, with absent frames and an empty mask.
+"""Tracker and finder against the official `sam2` package.
+
+The tracker against `track_step`, on clips long enough to fill the memory window and the pointer
+queue, with absent frames and an empty mask; the finder against image encoder and mask decoder,
+prompted by text alone. For both, files in the official form are converted, too.
 
 The package has no wheels: with torch installed, `SAM2_BUILD_CUDA=0 pip install
 --no-build-isolation --no-deps sam2` builds it; importing it takes hydra-core and iopath.
 """
 
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from transformers import Sam2VideoConfig
 
+from modeling_findtrack.beit3 import Beit3Model
+from modeling_findtrack.configuration_findtrack import FinderConfig
 from modeling_findtrack.convert import sam2_keys
+from modeling_findtrack.finder import EvfFinder
+from modeling_findtrack.presets import SETTINGS
+from modeling_findtrack.published_parts import PublishedPart, read_finder, read_sam2_tracker
+from modeling_findtrack.published_source import find_source
 from modeling_findtrack.tracker_sam2 import Sam2Tracker
+from tests.official_checkpoints import SAM2_SWITCHES
+from tests.tiny_models import beit3_config
 
 try:
     from sam2.modeling.backbones.hieradet import Hiera
@@ -310,3 +323,145 @@ def test_parity_of_what_the_key_frame_leaves_behind(style, score):
         features_of_mask = output["maskmem_features"][0].flatten(1).T
         torch.testing.assert_close(lane.key_pointer, output["obj_ptr"][0], atol=1e-5, rtol=0)
         torch.testing.assert_close(lane.key_memory, features_of_mask, atol=1e-4, rtol=0)
+
+
+# ---- files in the official form, converted -------------------------------------------------------
+
+
+def official_yaml(style: str) -> dict:
+    """The config of `official_model(style, multimask=True)`, as the published ones are written."""
+    rope = {
+        "rope_theta": 10000.0, "embedding_dim": D, "num_heads": 1, "downsample_rate": 1,
+        "feat_sizes": [S // 16] * 2,
+    }  # fmt: skip
+    is_new = style == "2.1"
+    model = {
+        **SAM2_SWITCHES,
+        "image_size": S,
+        "num_maskmem": 7,
+        "image_encoder": {
+            "scalp": 1,
+            "trunk": {
+                "embed_dim": 16,
+                "num_heads": 1,
+                "stages": HIERA["stages"],
+                "global_att_blocks": HIERA["global_blocks"],
+                "window_spec": HIERA["windows"],
+                "window_pos_embed_bkg_spatial_size": HIERA["background"],
+            },
+            "neck": {
+                "d_model": D,
+                "backbone_channel_list": [128, 64, 32, 16],
+                "fpn_top_down_levels": [2, 3],
+                "fpn_interp_model": "nearest",
+            },
+        },
+        "memory_attention": {
+            "d_model": D,
+            "pos_enc_at_input": True,
+            "num_layers": 2,
+            "layer": {
+                "activation": "relu",
+                "pos_enc_at_attn": False,
+                "pos_enc_at_cross_attn_keys": True,
+                "pos_enc_at_cross_attn_queries": False,
+                "self_attention": rope,
+                "cross_attention": {**rope, "rope_k_repeat": True, "kv_in_dim": 64},
+            },
+        },
+        "sigmoid_scale_for_mem_enc": 20.0,
+        "sigmoid_bias_for_mem_enc": -10.0,
+        "multimask_output_in_sam": True,
+        "multimask_output_for_tracking": True,
+        "multimask_min_pt_num": 0,
+        "multimask_max_pt_num": 1,
+        "only_obj_ptrs_in_the_past_for_eval": True,
+        "add_tpos_enc_to_obj_ptrs": is_new,
+        "proj_tpos_enc_in_obj_ptrs": is_new,
+        "use_signed_tpos_enc_to_obj_ptrs": is_new,
+        "no_obj_embed_spatial": is_new,
+        "sam_mask_decoder_extra_args": {
+            "dynamic_multimask_via_stability": True,
+            "dynamic_multimask_stability_delta": 0.05,
+            "dynamic_multimask_stability_thresh": 0.98,
+        },
+    }
+    return {"model": model}
+
+
+def read_back(read, folder: Path, tensors: dict, settings: dict) -> PublishedPart:
+    """What a reader makes of `x.pt` and `x.yaml`."""
+    torch.save(tensors, folder / "x.pt")
+    (folder / "x.yaml").write_text(yaml.safe_dump(settings))
+    return read(find_source(str(folder / "x.pt"), SETTINGS))
+
+
+def loaded(part: PublishedPart, prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): tensor.load() for name, tensor in part.tensors.items()}
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_parity_of_a_converted_tracker(style, tmp_path):
+    official = official_model(style, multimask=True, seed=6)
+    part = read_back(
+        read_sam2_tracker, tmp_path, {"model": official.state_dict()}, official_yaml(style)
+    )
+    assert part.unknown == part.left_out == ()
+    tracker = Sam2Tracker(Sam2VideoConfig(**part.config)).eval()
+    tracker.sam2.load_state_dict(loaded(part, "tracker.sam2."))
+    frames, masks = clip(num_frames=9)
+    for reverse in (False, True):
+        expected = official_sweep(official, frames, masks[:2], [1, 4], reverse)
+        assert_same(our_sweep(tracker, frames, masks[:2], [1, 4], reverse), expected)
+
+
+def evf_sam2(official) -> dict[str, torch.Tensor]:
+    """The official network as EVF-SAM2 stores it, with a small BEiT-3."""
+    tensors = {f"visual_model.{k}": v for k, v in official.state_dict().items()}
+    beit3 = Beit3Model(beit3_config())
+    tensors |= {f"mm_extractor.beit3.{k}": v for k, v in beit3.state_dict().items()}
+    width = beit3.config.hidden_size
+    for i, rows in ((0, width), (2, D)):
+        tensors[f"text_hidden_fcs.0.{i}.weight"] = torch.randn(rows, width)
+        tensors[f"text_hidden_fcs.0.{i}.bias"] = torch.randn(rows)
+    return tensors
+
+
+@pytest.mark.parametrize("style", STYLES)
+@torch.no_grad()
+def test_parity_of_a_converted_finder(style, tmp_path):
+    """One text embedding is the only sparse prompt; of three masks the best by predicted IoU."""
+    official = official_model(style, multimask=True, seed=6)
+    settings = {**official_yaml(style), "beit3_config": {"num_attention_heads": 4}}
+    part = read_back(read_finder, tmp_path, evf_sam2(official), settings)
+    finder = EvfFinder(FinderConfig(**part.config, multimask_output=True)).eval()
+    finder.load_state_dict(loaded(part, "finder."))
+
+    frames = clip(num_frames=3)[0].repeat(4, 1, 1, 1)  # each with several texts
+    texts = 5 * torch.randn(len(frames), 1, D, generator=torch.Generator().manual_seed(1))
+    images = finder.prepare(finder.encode(frames), torch.zeros(len(frames), 3, 32, 32))
+    masks, iou, presence = finder.decode(images, texts[:, None], finder._dense(images, None))
+
+    *fine, coarse = official.forward_image(frames)["backbone_fpn"]
+    coarse = coarse + official.no_mem_embed.view(1, -1, 1, 1)
+    torch.testing.assert_close(images.embeddings, coarse, atol=1e-4, rtol=0)
+    no_mask = official.sam_prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
+    chosen = []
+    for i, text in enumerate(texts):
+        three, predicted, _, score = official.sam_mask_decoder(
+            image_embeddings=coarse[i, None],
+            image_pe=official.sam_prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=text[None],
+            dense_prompt_embeddings=no_mask.expand_as(coarse[i, None]),
+            multimask_output=True,
+            repeat_image=False,
+            high_res_features=[level[i, None] for level in fine],
+        )
+        best = predicted[0].argmax()
+        chosen.append(best.item())
+        torch.testing.assert_close(masks[i], three[0, best], atol=1e-4, rtol=0)
+        torch.testing.assert_close(iou[i], predicted[0, best], atol=1e-4, rtol=0)
+        torch.testing.assert_close(presence[i], score[0, 0], atol=1e-4, rtol=0)
+    assert len(set(chosen)) > 1, "the best of three must not always be the same"
+    same_frame = masks[::3]
+    assert (same_frame[1:] - same_frame[0]).abs().amax((1, 2)).min() > 0.1, "the text must count"

@@ -1,6 +1,7 @@
 """Configurations of training: what is read, what is refused, and in which words."""
 
 import json
+import re
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -14,6 +15,7 @@ train: [finder]
 scenes: {}
 find:
   weights: {bce: 1.0, dice: 2.0}
+  negatives: 0.0
 steps: 4
 """
 
@@ -104,6 +106,17 @@ def test_an_override_reaches_into_a_list(read):
     assert (benchmark.name, benchmark.root, benchmark.split) == ("mevis", "r", "valid_u")
 
 
+@pytest.mark.parametrize("place", ["benchmarks.0", "benchmarks[0]"])
+def test_an_override_gives_an_option_that_a_list_s_entry_did_not_have(read, place):
+    text = SMALL.replace("scenes: {}", "benchmarks: [{name: mevis, root: r}]")
+    (benchmark,) = read(f"{place}.options.check_frames=false", text=text).benchmarks
+    assert (benchmark.name, benchmark.options) == ("mevis", {"check_frames": False})
+    for wrong in ("benchmarks.1.root=x", "benchmarks.1={name: mevis}", "benchmarks.x.root=x"):
+        with pytest.raises(ValueError, match=re.escape(f"small.yaml: {wrong!r}: ")) as caught:
+            read(wrong, text=text)
+        assert "\n" not in str(caught.value)
+
+
 def test_an_override_replaces_what_cannot_be_resolved(read):
     assert read("model=mine", text=SMALL + "model: ${oc.env:NO_SUCH_VARIABLE}\n").model == "mine"
 
@@ -119,7 +132,7 @@ def test_precision_no_is_not_a_truth_value(read, value, expected):
     [
         ("train: [a\nscenes: {}\n", "line 2: expected ',' or ']'"),
         ("a:\n\t- b\n", "line 2: found character '\\t'"),
-        (SMALL + "steps: 5\n", "line 7: found duplicate key steps"),
+        (SMALL + "steps: 5\n", "line 8: found duplicate key steps"),
         ("", "no task: give one of find, ground, nouns, boxes, align, track"),
         ("hello", "no key 'hello', only model, out, seed"),
         ("- a\n- b\n", "Cannot merge"),
@@ -172,6 +185,8 @@ def test_a_file_that_says_nonsense_is_told_in_one_line(read, text, reason):
         (["validation.videos=0"], "validation.videos is 0, it must be at least 1"),
         (["keep=0"], "keep is 0"),
         (["lora.rank=0"], "lora.rank is 0"),
+        (["lora.targets=("], "lora.targets is no regular expression: missing ), unterminated"),
+        (["embedding_cache_gigabytes=0"], "embedding_cache_gigabytes is 0.0, it must be above 0"),
         (["track={weights: {bce: 1}, frames: [1]}"], "track.frames: a clip needs at least 2"),
         (["track={weights: {bce: 1}, frames: []}"], "track.frames"),
         (["track={weights: {bce: 1}, strides: [0]}"], "track.strides: give steps of at least 1"),
@@ -191,6 +206,9 @@ def test_a_file_that_says_nonsense_is_told_in_one_line(read, text, reason):
         (["align.pairs=3"], "align.weights: give one of across, noun, within"),
         (["find.every=0"], "find.every must be at least 1"),
         (["find.every=2"], "steps without any task"),
+        (["find.negatives=0.1"], "find.negatives: sentences about nothing teach only presence"),
+        (["find.negatives=0.1", "find.weights.presence=0"], "find.negatives: sentences about"),
+        (["ground={weights: {box: 1}}"], "ground.negatives: sentences about nothing teach only"),
         # what does not go together
         (["find=null"], "no task: give one of"),
         (["train=[]"], "nothing to train"),
@@ -198,6 +216,8 @@ def test_a_file_that_says_nonsense_is_told_in_one_line(read, text, reason):
         (["benchmarks=[{name: mevis}]"], "give either benchmarks or scenes"),
         (["epochs=1"], "give either epochs or steps"),
         (["steps=null"], "give either epochs or steps"),
+        (["validate_every=2"], "validate_every must be a multiple of checkpoint_every, which"),
+        (["validate_every=3", "checkpoint_every=2"], "validate_every must be a multiple of"),
         (["embedding_cache=c"], "embedding_cache: scenes are never seen twice"),
     ],
 )
@@ -226,6 +246,20 @@ def test_what_a_benchmark_cannot_give_is_refused(read, overrides, reason):
     read(*BENCHMARK)
     with pytest.raises(ValueError, match=f"small.yaml: {reason}"):
         read(*BENCHMARK, *overrides)
+
+
+@pytest.mark.parametrize("term", ["presence", "ground"])
+def test_negatives_are_taken_where_they_teach_something(read, term):
+    assert read("find.negatives=0.1", f"find.weights.{term}=0.3").find.negatives == 0.1
+    assert read(f"ground.weights.{term}=0.3").ground.negatives == 0.15
+
+
+@pytest.mark.parametrize("name", ["ref-youtube-vos", "mevis"])
+def test_the_papers_recipes_are_what_their_comments_say(name):
+    """BCE and Dice, and, unlike the official code, the error of the predicted IoU and clipping."""
+    (config,) = (read_config(path) for path in CONFIGS if path.stem == name)
+    assert config.find.weights == {"bce": 1.0, "dice": 1.0, "iou": 0.5}
+    assert config.find.negatives == 0 and config.optimizer.clip == 1.0
 
 
 def test_lora_alone_is_something_to_train(read):

@@ -1,6 +1,7 @@
 """Curves and the model card of a training run, from real files."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +15,7 @@ from PIL import Image
 from training import card, plot
 from training.card import BEGIN, END, RunFacts, write_card
 from training.plot import DPI, LOG, WIDTH, read_log, running_mean
+from training.wording import counted
 
 SCORES = {"J&F": 0.61, "J": 0.58, "F": 0.64, "N-acc": 0.8, "T-acc": 0.95}
 VALIDATION = SCORES | {"videos": 8, "expressions": 60, "benchmark": "ref-sprites", "split": "valid"}
@@ -110,6 +112,21 @@ def test_the_last_row_of_a_step_and_kind_counts(tmp_path):
     ]
     assert [(row["step"], row["validation"]["J&F"]) for row in log.validation] == [(100, 0.5)]
     assert log.name == "run" and read_log(tmp_path / "run") == log
+
+
+def test_scores_of_an_earlier_judge_are_left_out(tmp_path, drawn):
+    """A run may be resumed with other videos of validation: a curve compares."""
+    rows = [training_row(10)]
+    for step, judge, jf in ((10, "a", 0.9), (20, "a", 0.8), (20, "b", 0.3), (30, "b", 0.4)):
+        rows.append(validation_row(step, jf) | {"judge": judge})
+    path = write_log(tmp_path / "run", rows)
+    log = read_log(path)
+    assert [row["validation"]["J&F"] for row in log.validation] == [0.3, 0.4]
+    plot.plot(path, tmp_path / "a.png", "")
+    assert drawn[0].axes[2].get_title("left") == "best J&F 0.400 at step 30"
+    write_log(tmp_path / "run", [*rows, validation_row(40, 0.7) | {"judge": "a"}])
+    scores = {row["step"]: row["validation"]["J&F"] for row in read_log(path).validation}
+    assert scores == {10: 0.9, 20: 0.8, 40: 0.7}
 
 
 @pytest.mark.parametrize("end", ['{"step": 20, "los', "\0\0\0\0", '{"step": 20, "losses": {"é'])
@@ -433,6 +450,26 @@ def test_the_picture_is_shown_if_it_is_there(tmp_path):
     assert "training.png" not in write_card(tmp_path, FACTS).read_text()
     plot.plot(long_run(tmp_path / "log"), tmp_path / card.PICTURE, "")
     assert write_card(tmp_path, FACTS).read_text().count("![training](training.png)") == 1
+
+
+def test_one_is_not_many(tmp_path):
+    scores = VALIDATION | {"videos": 1, "expressions": 1}
+    facts = replace(FACTS, validation=scores, epochs=1.0, samples=1, processes=1)
+    text = write_card(tmp_path, facts).read_text()
+    assert "(1 epoch, 1 sample)" in text and "(1 video, 1 expression)" in text
+    assert not re.search(r"\b1 (epochs|samples|videos|expressions|processes)", text)
+
+
+@pytest.mark.parametrize(
+    "number, noun, told",
+    [
+        (1, "video", "1 video"), (0, "video", "0 videos"), (2000, "video", "2,000 videos"),
+        (1, "process", "1 process"), (2, "process", "2 processes"),
+        (1.0, "epoch", "1 epoch"), (0.25, "epoch", "0.25 epochs"),
+    ],
+)  # fmt: skip
+def test_numbers_are_told_with_their_nouns(number, noun, told):
+    assert counted(number, noun) == told
 
 
 def test_odd_names_do_not_break_the_table(tmp_path):

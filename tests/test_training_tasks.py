@@ -17,6 +17,7 @@ from torch import nn
 
 from modeling_findtrack import FindTrackModel, FindTrackProcessor
 from modeling_findtrack.finder import FinderOutput
+from tests import tiny_cutie
 from tests.tiny_models import tiny
 from training import box_task, config, find_task, track_task
 from training.align_task import AlignCollator
@@ -527,21 +528,6 @@ def test_track_batches(base, source):
     assert torch.equal(batch["pixels"][2, 1], base[1].tracker_pixels(samples[1].frames[2])[0])
 
 
-def test_clips_are_parts_of_videos_of_several_lengths(base, source):
-    """As in inference, where the age of a pointer is a share of the video's length."""
-    samples = drawn(source, config.TrackTask(objects=2), 12)
-    batch = track_task.TrackCollator(base[1])(samples)
-    lengths = batch["video_frames"]
-    assert len(samples[0].frames) <= min(lengths) < max(lengths) <= track_task.LONG
-    for clip in range(len(samples)):  # the objects of a clip are in one video
-        assert len(set(lengths[batch["clip"] == clip].tolist())) == 1
-    with torch.no_grad():
-        *_, drawn_last = track_task.unroll(base[0], batch)
-        *_, long_last = track_task.unroll(base[0], batch | {"video_frames": 0 * lengths + 16})
-    same = (drawn_last.raw_logits == long_last.raw_logits).flatten(1).all(dim=1)
-    assert torch.equal(same, lengths == 16)
-
-
 def test_roughened_keys_stay_close():
     mask = torch.zeros(64, 64)
     mask[20:40, 20:40] = 1
@@ -602,6 +588,13 @@ def test_a_task_that_a_model_cannot_learn_is_refused(made, source, stage, part, 
         build_objectives(settings, model, processor, source.bank.nouns, None)
 
 
+@tiny_cutie.needs_cutie
+def test_cutie_cannot_be_trained_to_track(source):
+    settings = read_config(CONFIGS / "track.yaml")
+    with pytest.raises(ValueError, match="track: this model has no SAM 2 tracker"):
+        build_objectives(settings, *tiny_cutie.tiny_model(), source.bank.nouns, None)
+
+
 # ---- embeddings on disk ------------------------------------------------------------------------
 
 
@@ -639,6 +632,29 @@ def test_cached_embeddings_give_the_same_losses(base, files, tmp_path):
     assert find_losses(*base, files[::-1][:2], again) and (again.hits, again.misses) == (2, 0)
     assert len(list(folder.rglob("*.safetensors"))) == 3
     assert not list(folder.rglob("*.part"))
+
+
+def test_a_full_cache_keeps_no_more_and_changes_nothing(base, files, tmp_path, caplog):
+    model, processor = base
+    plain = find_losses(*base, files)
+    digest = encoder_digest(vision_encoder(model), processor)
+    whole = cache_of(*base, tmp_path / "whole")
+    find_losses(*base, files, whole)
+    one = sum(f.stat().st_size for f in (tmp_path / "whole").rglob("*.safetensors")) / 3
+    folder = tmp_path / "small"
+    for n in range(4):
+        if n % 2 == 0:
+            cache = EmbeddingCache(folder, digest, limit=2.5 * one)
+        losses = find_losses(*base, files, cache)
+        # The encoder rounds differently for one frame than for three.
+        assert all(float(losses[k]) == pytest.approx(float(plain[k]), rel=1e-5) for k in plain)
+        assert len(list(folder.rglob("*.safetensors"))) == 2
+    assert (cache.hits, cache.misses) == (4, 2)
+    assert caplog.text.count("is full") == 2  # told once per cache
+    # Two processes share what is left.
+    shared = EmbeddingCache(tmp_path / "shared", digest, limit=2.5 * one, processes=2)
+    find_losses(*base, files, shared)
+    assert len(list((tmp_path / "shared").rglob("*.safetensors"))) == 1
 
 
 def test_a_truncated_embedding_is_made_again(base, files, tmp_path):
@@ -1027,6 +1043,27 @@ def test_without_validation_the_newest_is_the_best(tmp_path):
         folder.tidy(1)
     assert folder.best() is None and folder.steps() == [2]
     assert (folder.path / "best").resolve().name == "step-00000002"
+
+
+def test_only_scores_of_the_newest_judge_are_compared(tmp_path):
+    """A run may be resumed with other videos of validation."""
+    folder = RunFolder(tmp_path / "run")
+    folder.begin(IDENTITY, "", False)
+    for step, judge, score in (
+        (1, "easy", 0.9), (2, "easy", 0.8), (2, "hard", 0.3), (3, "hard", 0.4), (4, None, None)
+    ):  # fmt: skip
+        if step not in folder.steps():
+            write_checkpoint(folder, step)
+        folder.append({"step": step, "judge": judge, "validation": {"J&F": score}})
+    assert folder.best() == (3, 0.4)
+    told = [(row["step"], row["judge"]) for row in folder.validations()]
+    assert told == [(2, "hard"), (3, "hard"), (4, None)]
+    folder.tidy(1)
+    assert (folder.path / "best").resolve().name == "step-00000003"
+    # Back with the first videos, what those said counts again.
+    folder.append({"step": 4, "judge": "easy", "validation": {"J&F": 0.7}})
+    write_checkpoint(folder, 2)
+    assert folder.best() == (2, 0.8)
 
 
 def test_a_resumed_run_forgets_what_it_will_do_again(tmp_path):

@@ -11,7 +11,7 @@ from huggingface_hub.utils import validate_repo_id
 from eval.conventions import PER_EXPRESSION
 from eval.report import markdown_table, write_text
 
-from .plot import duration
+from .wording import counted, duration
 
 CARD, PICTURE = "README.md", "training.png"
 BEGIN, END = "<!-- training: begin -->", "<!-- training: end -->"
@@ -264,12 +264,13 @@ def _fact_table(facts: RunFacts) -> str:
         f", over {facts.processes} processes" if facts.processes > 1 else ", in one process"
     )
     versions = ", ".join(f"{name} {version}" for name, version in facts.versions.items())
+    seen = f"{counted(float(facts.epochs), 'epoch')}, {counted(facts.samples, 'sample')}"
     rows = [
         ("base model", _code(_base_name(facts))),
         ("config", _code(facts.config_name)),
         ("training data", ", ".join(map(_code, facts.train_data)) or "not named"),
         ("trained", f"{', '.join(facts.trained_parts)}: {_millions(facts.trained_parameters)}"),
-        ("steps", f"{facts.steps:,} ({facts.epochs:.3g} epochs, {facts.samples:,} samples)"),
+        ("steps", f"{facts.steps:,} ({seen})"),
         ("samples per step", batch),
         ("learning rate, highest", f"{facts.learning_rate:g}"),
         ("precision", {"no": "float32"}.get(facts.precision, facts.precision)),
@@ -295,7 +296,11 @@ def _validation(facts: RunFacts) -> list[str]:
     names = ("J&F", "J", "F", "N-acc", "T-acc")
     rows = [(name, float(scores[name])) for name in names if scores.get(name) is not None]
     which = " ".join(filter(None, (TITLES.get(benchmark, benchmark), split)))
-    counts = ", ".join(f"{scores[k]:,} {k}" for k in ("videos", "expressions") if scores.get(k))
+    counts = ", ".join(
+        counted(scores[noun + "s"], noun)
+        for noun in ("video", "expression")
+        if scores.get(noun + "s")
+    )
     told = f"On {which}" + (f" ({counts})" if counts else "") + ", 0 to 1. "
     told += f"The convention is `{convention}`"
     if convention == PER_EXPRESSION:

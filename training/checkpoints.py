@@ -13,6 +13,7 @@ from .engine import Training
 from .launch import uses_deepspeed
 from .parameters import merged
 from .run_folder import STATE, RunFolder
+from .wording import counted
 
 TRAINED, AVERAGE = "trained.safetensors", "average.safetensors"
 PREFIX = "model."  # of the model within the learner
@@ -101,16 +102,17 @@ class Checkpoints:
         size = self.training.share.batch_size
         if facts["batch_size"] != size:
             raise ValueError(
-                f"{self.folder.path} was trained with {facts['batch_size']} samples per step, "
-                f"these {accelerator.num_processes} processes take {size}: use as many processes, "
-                f"and as large a device_batch_size, as before ({facts['processes']} processes)"
+                f"{self.folder.path} was trained with {counted(facts['batch_size'], 'sample')} per "
+                f"step on {counted(facts['processes'], 'process')}, this run takes {size} on "
+                f"{accelerator.num_processes}: use as many processes, and as large a "
+                "device_batch_size, as before"
             )
         then = (facts["distributed"], facts["processes"])
         now = (str(accelerator.distributed_type.value), accelerator.num_processes)
         if now != then and "DEEPSPEED" in (now[0], then[0]):
             raise ValueError(
-                f"{self.folder.path} was trained by {then[1]} processes of {then[0]}, these are "
-                f"{now[1]} of {now[0]}: DeepSpeed resumes only what is alike"
+                f"{self.folder.path} was trained by {counted(then[1], 'process')} of {then[0]}, "
+                f"now there are {now[1]} of {now[0]}: DeepSpeed resumes only what is alike"
             )
         place = self.folder.checkpoint(step) / STATE
         # Not strict: frozen weights are those of the model the run started from.

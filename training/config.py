@@ -4,6 +4,7 @@ A key that is not listed here is an error, so that a typing mistake does not tra
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -60,7 +61,8 @@ class FindTask(Task):
     """
 
     pairs: int = 1  # sentences per frame
-    negatives: float = 0.15  # share of them that refer to nothing in the frame
+    # Share of them that refer to nothing in the frame; what these teach is presence and ground.
+    negatives: float = 0.15
     resolution: str = "logits"  # where masks are compared: "logits" (S / 4) or "source"
 
 
@@ -69,7 +71,7 @@ class GroundTask(Task):
     """As `FindTask` without the mask decoder. Terms: ground, presence, box (of the target)."""
 
     pairs: int = 4
-    negatives: float = 0.15
+    negatives: float = 0.15  # as in `FindTask`
 
 
 @dataclass
@@ -154,6 +156,7 @@ class Config:
     scenes: SceneData | None = None
     augment: Augment = field(default_factory=Augment)
     embedding_cache: str | None = None  # folder for the embeddings of a frozen vision encoder
+    embedding_cache_gigabytes: float = 200.0  # it grows to; other frames are encoded every time
     workers: int = 2  # data loading processes per training process and task
 
     find: FindTask | None = None
@@ -178,7 +181,7 @@ class Config:
     keep: int = 2  # newest checkpoints kept, beside the best
     heldout: int = 0  # batches of unseen scenes on which each task is measured
     validation: Validation | None = None
-    validate_every: int | None = None  # steps; None is at each checkpoint
+    validate_every: int | None = None  # multiple of checkpoint_every; None is at each checkpoint
     trackers: list[str] = field(default_factory=list)  # of Accelerate: tensorboard, trackio, ...
     log_every: int = 10  # steps
 
@@ -216,7 +219,9 @@ _RANGES = {
     **dict.fromkeys(("optimizer.warmup", "optimizer.weight_decay"), (0, math.inf)),
     **dict.fromkeys(("optimizer.hold", "optimizer.final"), (0, 1)),
 }
-_POSITIVE = ("epochs", "optimizer.lr", "optimizer.clip", "augment.crop")
+_POSITIVE = (
+    "epochs", "optimizer.lr", "optimizer.clip", "augment.crop", "embedding_cache_gigabytes",
+)  # fmt: skip
 
 
 def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -257,9 +262,14 @@ def _overridden(config: DictConfig, override: str) -> DictConfig:
     old = OmegaConf.select(config, key, throw_on_resolution_failure=False)
     if isinstance(value, dict) and isinstance(old, DictConfig) and OmegaConf.get_type(old) is dict:
         old.clear()
-    if old is None:  # off so far: only merging makes what the types say
-        return OmegaConf.merge(config, OmegaConf.from_dotlist([override]))
-    OmegaConf.update(config, key, value)
+    above = key.rpartition(".")[0]
+    known = above and OmegaConf.select(config, above, throw_on_resolution_failure=False) is not None
+    try:
+        if old is None and not known:  # off so far: only merging makes what the types say
+            return OmegaConf.merge(config, OmegaConf.from_dotlist([override]))
+        OmegaConf.update(config, key, value)
+    except (OmegaConfBaseException, TypeError) as error:
+        raise ValueError(f"{override!r}: {_reason(error)}") from error
     return config
 
 
@@ -296,11 +306,6 @@ def check(config: Config, origin: str = "the configuration") -> None:
         known = ", ".join(BENCHMARKS)
         need(data.name in BENCHMARKS, f"there is no benchmark {data.name!r}, only {known}")
     need((config.epochs is None) != (config.steps is None), "give either epochs or steps")
-    if config.validate_every is not None and config.checkpoint_every is not None:
-        need(
-            config.validate_every % config.checkpoint_every == 0,
-            "validate_every must be a multiple of checkpoint_every: checkpoints are validated",
-        )
     for key, (low, high) in _RANGES.items():
         limits = f"at least {low}" if high == math.inf else f"between {low} and {high}"
         value = _value(config, key)
@@ -308,9 +313,21 @@ def check(config: Config, origin: str = "the configuration") -> None:
     for key in _POSITIVE:
         value = _value(config, key)
         need(value is None or value > 0, f"{key} is {value}, it must be above 0")
+    if config.validate_every is not None:
+        need(
+            config.checkpoint_every is not None
+            and config.validate_every % config.checkpoint_every == 0,
+            "validate_every must be a multiple of checkpoint_every, which it needs: checkpoints "
+            "are validated",
+        )
     need(config.augment.crop <= 1, "augment.crop must be at most 1")
     need(0 <= config.ema < 1, "ema must be at least 0 and below 1")
     need(bool(config.train) or config.lora is not None, "nothing to train: fill in `train`")
+    if config.lora is not None:
+        try:
+            re.compile(config.lora.targets)
+        except re.error as error:
+            need(False, f"lora.targets is no regular expression: {error}")
     for name, choices in _CHOICES.items():
         value = getattr(config, name)
         listed = ", ".join(str(c) for c in choices if c is not None)
@@ -322,6 +339,12 @@ def check(config: Config, origin: str = "the configuration") -> None:
         need(all(w >= 0 for w in task.weights.values()), f"{name}.weights must not be below 0")
         need(any(w > 0 for w in task.weights.values()), f"{name}.weights: give one of {known}")
         need(task.every >= 1, f"{name}.every must be at least 1")
+        taught = task.weights.get("presence") or task.weights.get("ground")
+        need(
+            bool(taught) or not getattr(task, "negatives", 0),
+            f"{name}.negatives: sentences about nothing teach only presence and ground, which have "
+            "no weight here; set it to 0",
+        )
     need(
         any(task.every == 1 for task in config.tasks.values()),
         "steps without any task: give one of them every: 1",

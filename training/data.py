@@ -1,10 +1,10 @@
 """What a run is trained on and judged by, from its configuration."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-
-from accelerate import Accelerator
 
 from eval.benchmarks import load_benchmark
 from eval.benchmarks.base import Benchmark
@@ -12,6 +12,7 @@ from eval.benchmarks.base import Benchmark
 from .benchmark_samples import BenchmarkSource
 from .config import BenchmarkData, Config, SceneData, Validation
 from .samples import Source
+from .wording import counted
 
 HELDOUT_SEED = 1_000_003  # apart from every seed that trains
 
@@ -23,6 +24,12 @@ class Judge:
     benchmark: Benchmark
     videos: list[str]
     key_frames: int | None
+
+    @cached_property
+    def digest(self) -> str:
+        """Changes when scores can no longer be compared."""
+        facts = (self.benchmark.digest(), self.videos, self.key_frames)
+        return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -36,18 +43,17 @@ class Data:
     judge: Judge | None
 
 
-def load_data(config: Config, accelerator: Accelerator, say: Callable[[str], None]) -> Data:
-    """Read what the configuration names; the main process first, who leaves it in caches.
+def load_data(config: Config, say: Callable[[str], None]) -> Data:
+    """Read what the configuration names. Who does it first leaves it in caches for others.
 
     Raises:
         ValueError, OSError: It is not there, or of no use.
     """
     judge = None if config.validation is None else _judge(config.validation)
-    with accelerator.main_process_first():
-        if config.scenes is not None:
-            return _scenes(config.scenes, config.seed, judge)
-        splits = [_training_split(b, config.validation, judge, say) for b in config.benchmarks]
-        source = BenchmarkSource(splits, config.seed)
+    if config.scenes is not None:
+        return _scenes(config.scenes, config.seed, judge)
+    splits = [_training_split(b, config.validation, judge, say) for b in config.benchmarks]
+    source = BenchmarkSource(splits, config.seed)
     return Data(source, None, (), source.texts, judge)
 
 
@@ -91,8 +97,9 @@ def _training_split(
     kept = [video for video in split.videos if video not in judge.videos]
     if not kept:
         raise ValueError(
-            f"validation takes all {len(split.videos)} videos of {data.name} {data.split} and "
-            "leaves none to train on: set validation.videos"
+            f"validation takes all of {data.name} {data.split}, "
+            f"{counted(len(split.videos), 'video')}, and leaves none to train on: "
+            "set validation.videos"
         )
-    say(f"{len(split.videos) - len(kept)} videos are kept apart for validation")
+    say(f"kept apart for validation: {counted(len(split.videos) - len(kept), 'video')}")
     return _load(data, videos=kept)

@@ -2,10 +2,12 @@
 
 Worth it where the encoder is most of a step: SAM's ViT-H costs fifty times the rest. One frame
 takes 2 MiB for SAM (256 x 64 x 64 in half precision) and 42 MiB for SAM 2 at 1024 px, so a split's
-frames times that is what the folder grows to.
+frames times that is what the folder grows to, unless it is full before.
 """
 
 import hashlib
+import logging
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+logger = logging.getLogger(__name__)
+
 
 class EmbeddingCache:
     """Maps an image file, an encoder and the precision it runs in to its output.
@@ -22,11 +26,17 @@ class EmbeddingCache:
     Args:
         folder: Made if need be; processes and runs may share it.
         digest: Of the encoder's weights and of how frames are prepared.
+        limit: Bytes that the folder may have; when it is full, nothing more is kept.
+        processes: How many share what is left of them.
     """
 
-    def __init__(self, folder: str | Path, digest: str):
+    def __init__(
+        self, folder: str | Path, digest: str, limit: float = math.inf, processes: int = 1
+    ):
         self.folder, self.digest = Path(folder), digest
         self.hits = self.misses = 0
+        used = sum(file.stat().st_size for file in self.folder.rglob("*.safetensors"))
+        self.room, self.full = (limit - used) / processes, False
 
     def levels(
         self,
@@ -53,7 +63,7 @@ class EmbeddingCache:
             fresh = run(pixels[missing])
             for row, i in enumerate(missing):
                 known[i] = tuple(level[row : row + 1] for level in fresh)
-                self._write(files[i], known[i])
+                self._keep(files[i], known[i])
         return tuple(torch.cat(level) for level in zip(*known, strict=True))
 
     def _file(self, path: str, dtype: torch.dtype) -> Path:
@@ -69,6 +79,16 @@ class EmbeddingCache:
         except (OSError, SafetensorError):  # not there, or cut off by a full disk: make it again
             return None
         return tuple(tensors[str(i)] for i in range(len(tensors)))
+
+    def _keep(self, file: Path, levels: Sequence[Tensor]) -> None:
+        """Write the features of a frame, if there is room for them."""
+        size = sum(level.nbytes for level in levels)
+        if size <= self.room:
+            self.room -= size
+            self._write(file, levels)
+        elif not self.full:
+            self.full = True
+            logger.warning("%s is full: other frames are encoded every time", self.folder)
 
     def _write(self, file: Path, levels: Sequence[Tensor]) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)

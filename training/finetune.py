@@ -43,6 +43,8 @@ def _run(args: argparse.Namespace) -> int:
 
     overrides = list(args.set) + ([f"out={args.out}"] if args.out else [])
     config = read_config(args.config, overrides)
+    if args.at_least is not None and config.validation is None:
+        raise ValueError("--at-least: the configuration has no validation that could reach it")
     folder = None
     try:
         session = Session(config, Path(args.config).stem, _command(args), args.overwrite)
@@ -62,12 +64,12 @@ def _run(args: argparse.Namespace) -> int:
 
 def _command(args: argparse.Namespace) -> str:
     """What the model card says the run was started with."""
-    launched = "LOCAL_RANK" in os.environ
-    words = ["accelerate", "launch"] if launched else ["python"]
-    words += ["-m", "training.finetune", "--config", args.config]
+    from .launch import launcher
+
+    words = ["-m", "training.finetune", "--config", args.config]
     words += ["--set", *args.set] if args.set else []
     words += ["--out", args.out] if args.out else []
-    return shlex.join(words)
+    return f"{launcher()} {shlex.join(words)}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

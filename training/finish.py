@@ -2,6 +2,7 @@
 
 from importlib.metadata import version
 
+from . import engine
 from .card import RunFacts, write_card
 from .plot import plot
 
@@ -24,10 +25,11 @@ def finish_run(session) -> None:
 
 
 def _facts(session, step: int, is_best: bool) -> RunFacts:
-    config, rows = session.config, session.folder.rows()
-    losses = [r["losses"] for r in rows if "losses" in r and r["step"] <= step]
-    measured = [r["validation"] for r in rows if "validation" in r and r["step"] == step]
-    validation = measured[-1] if measured and measured[-1].get("J&F") is not None else None
+    config, folder = session.config, session.folder
+    losses = [r["losses"] for r in folder.rows() if "losses" in r and r["step"] <= step]
+    measured = [r["validation"] for r in folder.validations() if r["step"] == step]
+    scored = [scores for scores in measured if scores.get("J&F") is not None]
+    rates = (engine.learning_rate(config.optimizer, s, session.total) for s in range(step))
     if config.scenes is not None:
         data = ["Ref-Sprites scenes, drawn as training went"]
     else:
@@ -44,12 +46,12 @@ def _facts(session, step: int, is_best: bool) -> RunFacts:
         global_batch=session.share.batch_size,
         processes=session.share.processes,
         precision=session.accelerator.mixed_precision,
-        learning_rate=max((r["lr"] for r in rows if "lr" in r), default=config.optimizer.lr),
+        learning_rate=max(rates),
         trained_parts=[*config.train, *(["LoRA"] if config.lora else [])],
         trained_parameters=session.trained_count,
-        seconds=session.seconds,
+        seconds=folder.facts(step)["seconds"],
         losses=losses[-1] if losses else {},
-        validation=validation,
+        validation=scored[-1] if scored else None,
         best_step=step if is_best else None,
         command=session.command,
         versions=_versions(),

@@ -105,5 +105,6 @@ def build_objectives(
         width = model.config.aligner_config.projection_dim
         objectives["align"] = AlignObjective(processor, named, width)
     if config.track is not None:
+        need("track", hasattr(model.tracker, "sam2"), "SAM 2 tracker")
         objectives["track"] = TrackObjective(config.track, processor)
     return objectives

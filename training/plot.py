@@ -21,6 +21,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from eval.report import run_command, whole_file
 
+from .run_folder import comparable
+from .wording import counted, duration
+
 LOG = "log.jsonl"
 WIDTH, DPI = 10.0, 180  # inches, dots per inch: 1800 px, twice what a README gives a picture
 STYLE = {
@@ -71,8 +74,9 @@ class Log:
 def read_log(path: str | Path) -> Log:
     """Read the log of a run.
 
-    A resumed run repeats the steps since its last checkpoint: the later row counts. A run that was
-    killed may leave half a line at the end, which is ignored.
+    A resumed run repeats the steps since its last checkpoint: the later row counts. Of scores that
+    cannot be compared the newest kind is kept. A run that was killed may leave half a line at the
+    end, which is ignored.
 
     Args:
         path: `log.jsonl`, or the folder it lies in.
@@ -85,7 +89,7 @@ def read_log(path: str | Path) -> Log:
     path = path / LOG if path.is_dir() else path
     lines = path.read_bytes().split(b"\n")
     last = max((n for n, line in enumerate(lines, 1) if line.strip()), default=0)
-    kept: dict[str, dict[int, dict]] = {"losses": {}, "validation": {}}
+    kept: dict[str, list[dict]] = {"losses": [], "validation": []}
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -101,9 +105,14 @@ def read_log(path: str | Path) -> Log:
                 f"{path}, line {number} is no row of a training run: it wants a whole number as "
                 'its "step", and "losses" or "validation" by name'
             )
-        kept[kind][row["step"]] = row
-    training, validation = (tuple(row for _, row in sorted(rows.items())) for rows in kept.values())
-    return Log(path.resolve().parent.name, training, validation)
+        kept[kind].append(row)
+    training, validation = kept["losses"], comparable(kept["validation"])
+    return Log(path.resolve().parent.name, _by_step(training), _by_step(validation))
+
+
+def _by_step(rows: Sequence[dict]) -> tuple[dict, ...]:
+    """Ascending; of several rows of a step the last."""
+    return tuple(row for _, row in sorted({row["step"]: row for row in rows}.items()))
 
 
 def _kind(row) -> str | None:
@@ -192,20 +201,12 @@ def _heading(log: Log) -> str:
     if not log.training:
         return "no training step logged"
     row = log.training[-1]
-    facts = [f"{row['step']:,} step" + "s" * (row["step"] != 1)]
+    facts = [counted(row["step"], "step")]
     if row.get("epoch") is not None:
-        facts.append(f"{row['epoch']:.3g} epochs")
+        facts.append(counted(float(row["epoch"]), "epoch"))
     if row.get("seconds") is not None:
         facts.append(duration(row["seconds"]))
     return ", ".join(facts)
-
-
-def duration(seconds: float) -> str:
-    """ "42 s", "5 min" or "3 h 07 min"."""
-    minutes = round(seconds / 60)
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _terms(log: Log) -> list[str]:

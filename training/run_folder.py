@@ -4,8 +4,8 @@ config.yaml                     what is trained
 log.jsonl                       losses and validation, a JSON object per line
 checkpoints/step-00000200/      an ordinary Hub folder, with trainer.json and
     state/                      what resuming needs: optimizer, random numbers, raw weights
-last, best                      links to checkpoints
-training.png, README.md         at the end: curves and model card
+last, best                      links to checkpoints; at the end these two get a model card
+training.png                    at the end: curves
 """
 
 import json
@@ -13,6 +13,7 @@ import math
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 try:
@@ -85,7 +86,7 @@ class RunFolder:
                 )
             # The marker last: until then the folder is the other run's, with fewer checkpoints.
             _remove(self.checkpoints)
-            for name in ("log.jsonl", "training.png", "README.md", "best", "last"):
+            for name in ("log.jsonl", "training.png", "best", "last"):
                 (self.path / name).unlink(missing_ok=True)
         for pattern in (".*.part", "checkpoints/.*.part", "checkpoints/*/.*.part"):
             for partial in self.path.glob(pattern):  # of a run that was killed while it wrote
@@ -151,11 +152,15 @@ class RunFolder:
         self._link("last", folder)
         return folder
 
+    def validations(self) -> list[dict]:
+        """The rows of validation that can be compared with the newest."""
+        return comparable([row for row in self.rows() if "validation" in row])
+
     def best(self) -> tuple[int, float] | None:
         """Step and J&F of the best validated checkpoint that is still here; the first on ties."""
         best = None
-        for row in self.rows():
-            score = row.get("validation", {}).get("J&F")
+        for row in self.validations():
+            score = row["validation"].get("J&F")
             if score is None or not self.checkpoint(row["step"]).is_dir():
                 continue
             if best is None or score > best[1]:
@@ -193,6 +198,17 @@ class RunFolder:
         rows = [row for row in self.rows() if row["step"] <= step]
         if self.log.is_file():
             write_text(self.log, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def comparable(rows: Sequence[dict]) -> list[dict]:
+    """Of rows of validation, oldest first, those that the judge of the newest J&F has scored.
+
+    A run may be resumed with other validation videos: what those give says nothing about earlier
+    checkpoints. Rows without J&F, of held-out batches alone, stay.
+    """
+    scored = [row for row in rows if row["validation"].get("J&F") is not None]
+    judge = scored[-1].get("judge") if scored else None
+    return [r for r in rows if r["validation"].get("J&F") is None or r.get("judge") == judge]
 
 
 def _read(path: Path) -> dict | None:

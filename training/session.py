@@ -34,13 +34,14 @@ from .learner import Learner, build_objectives
 from .loader import Places, Share, TaskSamples, task_loader
 from .new_words import add_new_words
 from .parameters import add_lora, choose_trained, take_parts, widen_scalars
-from .plot import duration
 from .run_folder import RunFolder
+from .wording import counted, duration
 
 # Keys that do not change what is learnt: a run may be resumed with others.
 _FREE = (
-    "out", "workers", "device_batch_size", "embedding_cache", "keep", "trackers", "log_every",
-    "checkpoint_every", "validation", "validate_every", "heldout", "save_dtype", "precision",
+    "out", "workers", "device_batch_size", "embedding_cache", "embedding_cache_gigabytes", "keep",
+    "trackers", "log_every", "checkpoint_every", "validation", "validate_every", "heldout",
+    "save_dtype", "precision",
 )  # fmt: skip
 
 
@@ -66,14 +67,15 @@ class Session:
         self.main = self.accelerator.is_main_process
         self.folder = RunFolder(config.out)
         set_seed(config.seed)
-        self.data = load_data(config, self.accelerator, self._say)
+        self.data = self._main_first(lambda: load_data(config, self._say))
         self.share = Share.of(
             config.batch_size, config.device_batch_size, self.accelerator.num_processes
         )
         if self.share.batch_size != config.batch_size:
             self._say(
                 f"batch_size {config.batch_size} becomes {self.share.batch_size}: "
-                f"{self.share.processes} processes x {self.share.accumulate} x {self.share.micro}"
+                f"{counted(self.share.processes, 'process')} x "
+                f"{counted(self.share.accumulate, 'forward')} x {self.share.micro}"
             )
         # As soon as it is known what the run is: models may take minutes to load.
         self.resumed = self._agree(self._claim, overwrite)
@@ -102,7 +104,7 @@ class Session:
         if config.new_words:
             words = add_new_words(model, self.processor, self.data.texts, config.seed)
             if words:
-                self._say(f"{len(words)} new words: {', '.join(words[:20])}")
+                self._say(f"{counted(len(words), 'new word')}: {', '.join(words[:20])}")
         choose_trained(model, config.train)
         if config.lora is not None:
             add_lora(model, config.lora)
@@ -115,7 +117,9 @@ class Session:
             if not is_frozen(encoder):
                 raise ValueError("embedding_cache: the vision encoder is trained, so it changes")
             digest = encoder_digest(encoder, self.processor)
-            cache = EmbeddingCache(config.embedding_cache, digest)
+            limit = config.embedding_cache_gigabytes * 1e9
+            processes = self.accelerator.num_processes
+            cache = EmbeddingCache(config.embedding_cache, digest, limit, processes)
         objectives = build_objectives(config, model, self.processor, self.data.nouns, cache)
         shared = bool(model.config.share_vision_encoder)
         self.collators = {name: o.collator(shared) for name, o in objectives.items()}
@@ -162,6 +166,13 @@ class Session:
             raise values[1]
         return values[0]
 
+    def _main_first(self, work: Callable):
+        """What `work` returns here, once the main process has done it; if it fails there, nobody
+        tries, let alone waits."""
+        done: list = []
+        self._agree(lambda: done.append(work()))
+        return done[0] if self.main else work()
+
     # ---- training ------------------------------------------------------------------------------
 
     def begin(self) -> int:
@@ -175,8 +186,9 @@ class Session:
             self._evaluate_if_due(self.resumed)
         else:
             self._say(
-                f"{self.trained_count:,} parameters, {self.total} steps of "
-                f"{self.share.batch_size} samples, {self.accelerator.num_processes} processes"
+                f"{counted(self.trained_count, 'parameter')}, {counted(self.total, 'step')} of "
+                f"{counted(self.share.batch_size, 'sample')}, "
+                f"{counted(self.accelerator.num_processes, 'process')}"
             )
         return self.resumed
 
@@ -210,9 +222,8 @@ class Session:
                 if not (logs or saves or last):
                     continue
                 self.seconds += time.perf_counter() - started
-                if logs or saves or last:  # nothing is pending in a checkpoint
-                    self._log(pending, bar)
-                    pending = []
+                self._log(pending, bar)
+                pending = []  # in a checkpoint, too
                 if saves or last:
                     self.checkpoints.save(report.step, self.seconds)
                     self._tell(report.step, first)
@@ -262,9 +273,16 @@ class Session:
     def _is_due(self, step: int) -> bool:
         """Whether the checkpoint of `step` is to be measured and has not been."""
         every = self.config.validate_every or 1
-        done = any(row["step"] == step and "validation" in row for row in self.folder.rows())
+        done = any(
+            row["step"] == step and "validation" in row and row.get("judge") == self._judge()
+            for row in self.folder.rows()
+        )
         wanted = self.data.judge is not None or self.config.heldout > 0
         return wanted and not done and (step % every == 0 or step == self.total)
+
+    def _judge(self) -> str | None:
+        """What scores are comparable by."""
+        return None if self.data.judge is None else self.data.judge.digest
 
     def _evaluate_if_due(self, step: int) -> None:
         """Measure the checkpoint of `step` unless that was done or is not asked for."""
@@ -275,7 +293,7 @@ class Session:
             result = evaluate(self.accelerator, model, processor, self.data.judge, self._heldout())
             numbers = {k: v for k, v in result.items() if isinstance(v, float)}
             if self.main:
-                self.folder.append({"step": step, "validation": result})
+                self.folder.append({"step": step, "judge": self._judge(), "validation": result})
                 self._say(f"step {step}: " + ", ".join(f"{k} {v:.3f}" for k, v in numbers.items()))
             if self.config.trackers:
                 told = {f"validation/{k}": v for k, v in numbers.items()}

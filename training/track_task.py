@@ -18,7 +18,6 @@ from .targets import as_tensor, coverage
 
 PRESENT = 1e-4  # of the frame; less of an object is none
 ROUGH = 0.4  # share of the key masks that are not exact
-LONG = 16  # frames; clips are taken for parts of videos of up to this length
 
 
 class TrackCollator:
@@ -31,12 +30,11 @@ class TrackCollator:
         """Makes of B clips, N objects and T frames
 
         `pixels` (T, B, 3, S, S), `names`, `clip` (N,), `keys` (N, 1, S, S) masks on the first frame
-        as a finder gives them, `video_frames` (N,) lengths of the videos the clips might be from,
-        `target` (N, T, s, s), `present` (N, T) and `weight` (N,), which adds up to 1 with one share
-        per clip.
+        as a finder gives them, `target` (N, T, s, s), `present` (N, T) and `weight` (N,), which
+        adds up to 1 with one share per clip.
         """
         size = self.processor.tracker_size
-        pixels, clip, keys, video_frames, target, present, weight = [], [], [], [], [], [], []
+        pixels, clip, keys, target, present, weight = [], [], [], [], [], []
         for i, sample in enumerate(samples):
             rng = np.random.default_rng(sample.seed)
             pixels.append(self.processor.tracker_pixels(list(sample.frames)))
@@ -49,15 +47,12 @@ class TrackCollator:
             first = (coverage(as_tensor(sample.masks[:, 0]), (size, size)) >= 0.5).float()
             keys += [roughened(key, rng) for key in first]
             clip += [i] * count
-            # The tracker measures the age of its pointers in shares of the video's length.
-            video_frames += [int(rng.integers(length, max(length, LONG) + 1))] * count
             weight += [1 / (count * len(samples))] * count
         return {
             "names": [s.name for s in samples],
             "pixels": torch.stack(pixels, dim=1),
             "clip": torch.tensor(clip),
             "keys": torch.stack(keys)[:, None],
-            "video_frames": torch.tensor(video_frames),
             "target": torch.cat(target),
             "present": torch.cat(present),
             "weight": torch.tensor(weight),
@@ -116,9 +111,7 @@ def unroll(model, batch: dict) -> Iterator[TrackerOutput]:
     with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen(encoder)):
         features = tracker.encode(pixels.flatten(0, 1).to(tracker.dtype))
     frames = [features.select(range(t * count, (t + 1) * count)) for t in range(length)]
-    lanes, _ = tracker.start(frames[0].select(batch["clip"]), batch["keys"])
-    for lane, whole in zip(lanes, batch["video_frames"].tolist(), strict=True):
-        lane.video_frames = whole
+    lanes, _ = tracker.start(frames[0].select(batch["clip"]), batch["keys"], length)
     for frame in frames[1:]:
         yield tracker.step(frame.select(batch["clip"]), lanes)
 

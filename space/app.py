@@ -1,0 +1,341 @@
+"""The page: `python -m space.app`.
+
+FINDTRACK_SPACE_MODEL names the checkpoint, a folder or a Hub id; without it the one that ships with
+FindTrack is taken. Limits are settings, too: see limits.py.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from html import escape
+from pathlib import Path
+
+if not __package__:  # run as a file, as Spaces do: the packages lie one folder up
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+# Before Gradio is imported: it reports home otherwise.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+from space.segmenter import Segmenter  # isort: skip  (before Gradio and torch, for ZeroGPU)
+
+import gradio as gr
+
+from modeling_findtrack.cli import DEFAULT_MODEL, model_name
+from space.answer import Answer, answer
+from space.background import Step
+from space.intake import Options, RequestError
+from space.limits import PREFIX, Limits
+from space.look import CSS, theme
+
+HERE = Path(__file__).resolve().parent
+STAGES = {"read": "Reading the video", "find": "Finding", "track": "Tracking", "write": "Drawing"}
+EXAMPLES = (  # video, expressions
+    ("swans.mp4", "the leftmost swan\nthe sheep"),
+    ("shoes.mp4", "the larger shoe\nthe train"),
+    ("pizzas.mp4", "the rightmost pizza\nthe boat\nthe car"),
+)
+MODEL = os.environ.get(f"{PREFIX}MODEL") or DEFAULT_MODEL
+OPACITY = 0.45
+SHOWN = 5  # components of an answer
+COLUMNS = 5  # of the gallery: a row per expression with the usual number of key frames
+SCORES = (
+    "Each sentence is looked for on a few frames. *confidence* is the mask's predicted IoU, "
+    "*alignment* how well the masked region agrees with the text, *score* the two together; "
+    "*presence* says whether the object is there at all. The mask of the frame with ★ is tracked."
+)
+TINY = (
+    "<p>This is the small model that ships with FindTrack: it was trained on synthetic videos of "
+    "emoji and shows how the method works, not what it can do on real footage.</p>"
+)
+# On a phone the answer lies below the screen.
+SCROLL = """() => document.querySelector("#overlay")
+?.scrollIntoView({block: "nearest", behavior: "smooth"})"""
+PLACEHOLDER = '<p class="placeholder">Masks, scores and downloads appear here.</p>'
+
+
+class Page:
+    """The page of one model.
+
+    Args:
+        segmenter: The model.
+        limits: What an upload may be.
+        name: Of the model, for the visitor.
+    """
+
+    def __init__(self, segmenter: Segmenter, limits: Limits, name: str):
+        self.segmenter, self.limits, self.name = segmenter, limits, name
+        self._kept = tempfile.TemporaryDirectory(prefix="findtrack-examples-")
+        self.blocks = self._build()
+
+    def segment(
+        self,
+        video: str,
+        expressions: str,
+        key_frames: int,
+        threshold: float,
+        start: float,
+        end: float,
+        opacity: float,
+        progress=gr.Progress(),  # noqa: B008  (this is how Gradio finds it)
+    ) -> Iterator[tuple[str, list[str], dict]]:
+        """Find what each expression names in a video and track it: one mask per frame.
+
+        Args:
+            video: The video file.
+            expressions: What to look for, one object per line, as in "the dog on the left".
+            key_frames: Number of frames spread over the video that are searched.
+            threshold: From 0 to 1; how sure the model must be that the object is there. Below,
+                the answer is "not found".
+            start: Second at which the part to segment starts.
+            end: Second at which it ends; 0 is the end of the video.
+            opacity: From 0 to 1, of the colour on the overlay's masks.
+
+        Returns:
+            The video with coloured masks; files (a zip of PNG masks, COCO RLE as JSON, a matte
+            video per expression); and per expression found or not, score, key frame, candidates.
+        """
+        options = Options(key_frames, threshold, start, end, opacity)
+        for event in self._answers(video, expressions, options):
+            if isinstance(event, Step):
+                progress((event.done, event.total), desc=STAGES[event.stage])
+            else:
+                yield event.overlay, event.files, event.result
+
+    def show(self, video, expressions, key_frames, threshold, start, end, opacity):
+        """The same for the page: steps on the way, then all there is to see."""
+        options = Options(key_frames, threshold, start, end, opacity)
+        try:
+            for event in self._answers(video, expressions, options):
+                if isinstance(event, Step):
+                    yield *_buttons(working=True), _status(_progress(event)), *[gr.skip()] * SHOWN
+                    continue
+                for expression in event.missing:
+                    gr.Info(f"Not found: “{expression}”. The best candidates are shown.")
+                yield *_buttons(working=False), _status(""), *_shown(event)
+        except gr.Error:
+            yield *_buttons(working=False), _status(""), *[gr.skip()] * SHOWN
+            raise
+
+    def example(self, video, expressions):
+        """An example's answer with the default options; Gradio asks once and keeps it."""
+        options = Options(self.segmenter.key_frames, self.segmenter.threshold, 0, 0, OPACITY)
+        folder = Path(tempfile.mkdtemp(dir=self._kept.name))
+        *_, last = self._answer(video, expressions, options, folder)
+        return _shown(last)
+
+    def _answers(self, video, expressions, options: Options) -> Iterator[Step | Answer]:
+        """`answer` in a folder that goes when this generator ends, however it does."""
+        with tempfile.TemporaryDirectory(prefix="findtrack-space-") as folder:
+            yield from self._answer(video, expressions, options, Path(folder))
+
+    def _answer(self, video, expressions, options: Options, folder: Path):
+        try:
+            yield from answer(
+                video,
+                expressions,
+                options,
+                segmenter=self.segmenter,
+                limits=self.limits,
+                folder=folder,
+            )
+        except RequestError as error:
+            raise gr.Error(str(error), title="Not possible", print_exception=False) from None
+
+    def _build(self) -> gr.Blocks:
+        keep = self.limits.keep_seconds
+        os.environ["GRADIO_EXAMPLES_CACHE"] = self._kept.name
+        with gr.Blocks(title="FindTrack", delete_cache=(max(keep // 4, 1), keep)) as blocks:
+            gr.HTML(_hero(self.name), elem_classes="hero")
+            with gr.Row():
+                with gr.Column(scale=5, min_width=320):
+                    self._request()
+                    examples = gr.Column()
+                with gr.Column(scale=7, min_width=320):
+                    self._masks()
+            self._details()
+            self.shown = [self.overlay, self.verdict, self.pictures, self.times, self.files]
+            with examples:
+                gr.Examples(
+                    [[str(HERE / "examples" / name), words] for name, words in EXAMPLES],
+                    [self.video, self.text], self.shown, self.example,
+                    cache_examples=True, cache_mode="lazy", label="Examples",
+                )  # fmt: skip
+            self._events()
+            self._endpoint()
+        return blocks.queue(max_size=self.limits.max_queue, default_concurrency_limit=1)
+
+    def _request(self) -> None:
+        """What is asked for."""
+        self.video = gr.Video(
+            label="Video", sources=["upload", "webcam"], height=300, elem_id="video"
+        )
+        gr.Markdown(self.limits.describe(), elem_classes="note")
+        self.text = gr.Textbox(
+            label="What to look for",
+            info=f"One object per line, up to {self.limits.max_expressions}.",
+            placeholder="the dog on the left\nthe red car",
+            lines=2,
+            max_lines=self.limits.max_expressions,
+            elem_id="expressions",
+        )
+        with gr.Row():
+            self.find = gr.Button("Find and track", variant="primary", elem_id="find")
+            self.stop = gr.Button("Cancel", visible=False, elem_id="cancel")
+        self.status = gr.HTML(visible=False, elem_id="status")
+        with gr.Accordion("Options", open=False, elem_id="options"):
+            self.options = [  # in the order of `Options`
+                gr.Slider(
+                    1, self.limits.max_key_frames, self.segmenter.key_frames, step=1,
+                    label="Key frames", info="How many frames are searched for the object.",
+                ),
+                gr.Slider(
+                    0, 1, self.segmenter.threshold, step=0.01, label="Threshold",
+                    info="How sure the model must be that it is there; below, it is “not found”.",
+                ),
+                gr.Number(0, label="Start", info="Second to start at.", minimum=0),
+                gr.Number(0, label="End", info="Second to end at; 0 is the end.", minimum=0),
+                gr.Slider(
+                    0, 1, OPACITY, step=0.05, label="Opacity", info="Of the colour on the masks."
+                ),
+            ]  # fmt: skip
+
+    def _masks(self) -> None:
+        """The answer itself."""
+        self.placeholder = gr.HTML(PLACEHOLDER)
+        with gr.Column(visible=False) as self.answer:
+            self.overlay = gr.Video(
+                label="Masks", autoplay=True, loop=True, interactive=False,
+                height=440, elem_id="overlay",
+            )  # fmt: skip
+            self.verdict = gr.HTML(elem_id="verdict")
+            gr.Markdown("### Is it in the picture?")
+            self.times = gr.HTML(elem_id="timeline")
+
+    def _details(self) -> None:
+        """How it was found, and the downloads."""
+        with gr.Column(visible=False) as self.details:
+            gr.Markdown(f"### Where it was looked for\n\n{SCORES}", elem_classes="note")
+            self.pictures = gr.Gallery(
+                label="The frames that were searched, with masks and scores", show_label=False,
+                columns=COLUMNS, object_fit="contain", height="auto", interactive=False,
+                elem_id="pictures",
+            )  # fmt: skip
+            gr.Markdown("### Downloads")
+            self.files = gr.File(
+                label="PNG masks (zip), COCO RLE (JSON), mattes (mp4)", show_label=False,
+                file_count="multiple", interactive=False, elem_id="files",
+            )  # fmt: skip
+
+    def _events(self) -> None:
+        """What the buttons do."""
+        line = [self.find, self.stop, self.status]
+        running = self.find.click(
+            self.show, [self.video, self.text, *self.options], [*line, *self.shown],
+            show_progress="hidden", concurrency_id="model", api_visibility="private",
+        )  # fmt: skip
+        self.stop.click(
+            lambda: (*_buttons(working=False), _status("")), None, line,
+            cancels=running, queue=False, api_visibility="private",
+        )  # fmt: skip
+        # Whichever way an answer comes, fresh or as a kept example.
+        self.verdict.change(
+            lambda: [gr.update(visible=False)] * 2 + [gr.update(visible=True)] * 2,
+            None, [self.placeholder, self.status, self.answer, self.details],
+            queue=False, api_visibility="private",
+        ).then(None, js=SCROLL)  # fmt: skip
+
+    def _endpoint(self) -> None:
+        """The named endpoint `/segment`, for programs; nobody sees its button."""
+        call = gr.Button("segment", visible=False)
+        outputs = [
+            gr.Video(label="overlay", visible=False),
+            gr.File(label="files", file_count="multiple", visible=False),
+            gr.JSON(label="result", visible=False),
+        ]
+        call.click(
+            self.segment, [self.video, self.text, *self.options], outputs,
+            api_name="segment", concurrency_id="model",
+        )  # fmt: skip
+
+
+def _hero(name: str) -> str:
+    return (
+        "<h1>FindTrack</h1><p>Say what to follow in a video. The object is <b>found first</b> on a "
+        "few frames, then <b>tracked next</b> through all of them: one mask per frame. "
+        f"Model: {escape(name)}.</p>"
+    ) + (TINY if name == model_name(DEFAULT_MODEL) else "")
+
+
+def _buttons(working: bool) -> tuple[dict, dict]:
+    """Of `find` and `stop`: one of them can be pressed."""
+    return gr.update(interactive=not working), gr.update(visible=working)
+
+
+def _status(html: str) -> dict:
+    """Of the line above the answer, which takes no room when it says nothing."""
+    return gr.update(value=html, visible=bool(html))
+
+
+def _progress(step: Step) -> str:
+    share = 100 * step.done / max(step.total, 1)
+    count = f", {step.done} of {step.total}" if step.total > 1 else ""
+    return (
+        f'<div class="progress-line" aria-live="polite">{STAGES[step.stage]}{count}'
+        f'<div role="progressbar" aria-label="{STAGES[step.stage]}" aria-valuemin="0" '
+        f'aria-valuemax="100" aria-valuenow="{share:.0f}"><i style="width:{share:.1f}%"></i></div>'
+        "</div>"
+    )
+
+
+def _shown(event: Answer) -> tuple:
+    return event.overlay, event.verdict, event.pictures, event.timeline, event.files
+
+
+def build(model: str = DEFAULT_MODEL, device: str = "auto") -> gr.Blocks:
+    """The page with its model, ready to launch.
+
+    Raises:
+        ValueError: The checkpoint cannot be loaded, or a setting makes no sense.
+    """
+    limits = Limits.from_environment()
+    return Page(Segmenter(model, device), limits, model_name(model)).blocks
+
+
+def launch(blocks: gr.Blocks, **options) -> tuple:
+    """Serve the page, with everything of ours that Gradio wants at this point."""
+    limits = Limits.from_environment()
+    return blocks.launch(
+        theme=theme(),
+        css=CSS,
+        mcp_server=True,
+        max_file_size=f"{limits.max_megabytes}mb",
+        footer_links=["api"],
+        run_history=False,
+        share=False,
+        ssr_mode=False,
+        **options,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; 2 with one line on stderr where it cannot start."""
+    parser = argparse.ArgumentParser(prog="python -m space.app", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--host", help="address to listen on (GRADIO_SERVER_NAME, or 127.0.0.1)")
+    parser.add_argument(
+        "--port", type=int, help="(GRADIO_SERVER_PORT, or the first free from 7860)"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (auto)")
+    args = parser.parse_args(argv)
+    try:
+        launch(build(MODEL, args.device), server_name=args.host, server_port=args.port)
+    except (ValueError, OSError) as error:
+        print(f"space.app: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

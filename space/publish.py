@@ -1,0 +1,78 @@
+"""Make the folder of a Space, and push it: `python -m space.publish --out DIR [--push USER/NAME]`.
+
+A Space has its card and requirements at the top; beside them lie this package and the model's.
+"""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from modeling_findtrack.output_folder import OutputFolder
+
+HERE = Path(__file__).resolve().parent
+AT_TOP = ("README.md", "requirements.txt", "thumbnail.png")
+NAMES = (*AT_TOP, ".gitattributes", "LICENSE", "modeling_findtrack", "space")
+# What the Hub keeps in its large file storage; it refuses such files in plain git.
+LARGE = "".join(
+    f"*.{kind} filter=lfs diff=lfs merge=lfs -text\n" for kind in ("mp4", "png", "safetensors")
+)
+
+
+def make_folder(out: str | Path) -> None:
+    """Copy everything a Space needs.
+
+    Raises:
+        OutputError: `out` holds something else.
+    """
+    packages = Path(HERE.parent)
+    leave = shutil.ignore_patterns("__pycache__", "*.pyc")
+    with OutputFolder(out, NAMES, is_space_folder, last="README.md", expected=NAMES) as folder:
+        for name in ("modeling_findtrack", "space"):
+            shutil.copytree(packages / name, folder / name, ignore=leave)
+        for name in AT_TOP:
+            (folder / "space" / name).rename(folder / name)
+        shutil.copy(packages / "LICENSE", folder)
+        (folder / ".gitattributes").write_text(LARGE, encoding="ascii")
+
+
+def is_space_folder(path: Path) -> bool:
+    """Whether an earlier call made the folder `path`."""
+    return (path / "space" / "app.py").is_file() and (path / "requirements.txt").is_file()
+
+
+def push(out: str | Path, repo_id: str):
+    """Upload the folder; the Space is created if it is not there."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    api.create_repo(repo_id, repo_type="space", space_sdk="gradio", exist_ok=True)
+    return api.upload_folder(
+        repo_id=repo_id,
+        repo_type="space",
+        folder_path=out,
+        allow_patterns=[pattern for name in NAMES for pattern in (name, f"{name}/**")],
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; 2 with one line on stderr where it cannot."""
+    parser = argparse.ArgumentParser(prog="python -m space.publish", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--out", required=True, metavar="DIR", help="the folder to make")
+    parser.add_argument("--push", metavar="USER/NAME", help="upload it to this Space")
+    args = parser.parse_args(argv)
+    try:
+        make_folder(args.out)
+        print(f"Space folder: {args.out}")
+        if args.push:
+            print(f"uploaded: {push(args.out, args.push)}")
+    except (ValueError, OSError) as error:
+        print(f"space.publish: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,84 @@
+"""Presence over time as a picture that follows the page's colours: one row per expression."""
+
+from html import escape
+
+import numpy as np
+
+from modeling_findtrack.drawing import object_color
+from modeling_findtrack.overlay import DEFAULT_FPS
+from modeling_findtrack.results import Track
+from modeling_findtrack.video_base import Video
+
+WIDTH, ROW = 1000, 60  # of the drawing, which is stretched to the page
+POINTS = 500  # drawn per row at most
+LEGEND = "Height: how sure the tracker is that it is visible. ◆ key frame, | searched frame."
+
+
+def css_color(number: int) -> str:
+    """The colour of expression `number` wherever it appears."""
+    return "#{:02x}{:02x}{:02x}".format(*object_color(number))
+
+
+def seconds_of(video: Video) -> list[float]:
+    """When each of T frames is shown."""
+    if video.timestamps is not None:
+        return [float(t - video.timestamps[0]) for t in video.timestamps]
+    return [i / float(video.fps or DEFAULT_FPS) for i in range(video.num_frames)]
+
+
+def timeline(video: Video, tracks: list[Track]) -> str:
+    """HTML: per track an area of its presence (T,), a diamond at the key frame, ticks at the
+    frames that were searched; below them one time axis."""
+    times = seconds_of(video)
+    end = times[-1] + 1 / float(video.fps or DEFAULT_FPS)
+    rows = "".join(_row(n, track, times, end) for n, track in enumerate(tracks))
+    return f'<div class="timeline">{rows}{_axis(end)}<p>{LEGEND}</p></div>'
+
+
+def _row(number: int, track: Track, times: list[float], end: float) -> str:
+    color = css_color(number)
+    picked = np.linspace(0, len(times) - 1, min(len(times), POINTS)).round().astype(int).tolist()
+    points = [(WIDTH * times[i] / end, ROW * (1 - float(track.presence[i]))) for i in picked]
+    points.append((WIDTH, points[-1][1]))
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    marks = "".join(_mark("tick", times[c.frame], end, "searched") for c in track.candidates)
+    if track.key_frame is not None:
+        marks += _mark("key", times[track.key_frame], end, "key frame", color)
+    label = escape(f"Presence of {track.expression}: {_in_words(track, times, end)}", quote=True)
+    return (
+        f'<figure class="{"found" if track.found else "missing"}"><figcaption>'
+        f'<i style="background:{color if track.found else "transparent"}"></i>'
+        f"{escape(track.expression)}</figcaption><div>"
+        f'<svg viewBox="0 0 {WIDTH} {ROW}" preserveAspectRatio="none" role="img" '
+        f'aria-label="{label}"><polygon points="0,{ROW} {line} {WIDTH},{ROW}" fill="{color}" '
+        f'fill-opacity=".35"/><polyline points="{line}" fill="none" stroke="{color}" '
+        f'stroke-width="2" vector-effect="non-scaling-stroke"/></svg>{marks}</div></figure>'
+    )
+
+
+def _mark(kind: str, seconds: float, end: float, says: str, color: str = "") -> str:
+    """A mark on a row's base line; HTML, since the drawing's width is stretched."""
+    style = f"left:{100 * seconds / end:.2f}%" + (f";background:{color}" if color else "")
+    return f'<b class="{kind}" style="{style}" title="{says}, {seconds:.1f} s"></b>'
+
+
+def _in_words(track: Track, times: list[float], end: float) -> str:
+    """What a screen reader says of a row."""
+    if not track.found:
+        return "not found"
+    there = np.flatnonzero(track.masks.areas())
+    if not len(there):
+        return "no mask in any frame"
+    first, last = times[there[0]], times[there[-1]]
+    share = 100 * len(there) / len(times)
+    return (
+        f"in {share:.0f} % of the frames, from {first:.1f} s to {last:.1f} s of {end:.1f} s; "
+        f"key frame at {times[track.key_frame]:.1f} s"
+    )
+
+
+def _axis(end: float) -> str:
+    step = next((s for s in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60) if end / s <= 8), 120)
+    marks = [step * i for i in range(int(end / step) + 1)]
+    spans = "".join(f'<span style="left:{100 * s / end:.2f}%">{s:g} s</span>' for s in marks)
+    return f'<div class="axis" aria-hidden="true">{spans}</div>'

@@ -1,0 +1,33 @@
+"""A part of a video, as a video."""
+
+from collections.abc import Iterator
+from itertools import islice
+
+import numpy as np
+
+from modeling_findtrack.video_base import Video
+
+
+class VideoPart(Video):
+    """Frames first .. first + count - 1 of a video; times start at 0."""
+
+    def __init__(self, whole: Video, first: int, count: int):
+        self._whole, self._first = whole, first
+        self.name, self.num_frames, self.fps = whole.name, count, whole.fps
+        self.height, self.width = whole.height, whole.width
+        if whole.timestamps is not None:
+            times = whole.timestamps[first : first + count]
+            self.timestamps = tuple(t - times[0] for t in times)
+
+    def close(self) -> None:
+        self._whole.close()
+
+    def _frames(self, start: int, stop: int) -> Iterator[np.ndarray]:
+        return self._whole.frames(self._first + start, self._first + stop)
+
+    def _frames_reversed(self, start: int) -> Iterator[np.ndarray]:
+        return islice(self._whole.frames_reversed(self._first + start), start + 1)
+
+    def _read(self, indices: list[int]) -> dict[int, np.ndarray]:
+        frames = self._whole.read([self._first + i for i in indices])
+        return dict(zip(indices, frames, strict=True))
