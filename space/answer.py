@@ -93,7 +93,7 @@ def _downloads(folder: Path, tracks: list[Track]) -> list[str]:
         file.write(folder / "result.json", "result.json")
     coco = (folder / "coco.json").rename(folder / "masks-coco-rle.json")
     mattes = [
-        (folder / "matte" / f"{n}.mp4").rename(folder / f"matte-{n + 1}.mp4")
+        (folder / "matte" / f"{n}.mp4").rename(folder / f"matte-{n}.mp4")
         for n in range(len(tracks))
     ]
     return [str(path) for path in (archive, coco, *mattes)]

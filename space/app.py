@@ -112,7 +112,7 @@ class Page:
                     yield *_buttons(working=True), _status(_progress(event)), *[gr.skip()] * SHOWN
                     continue
                 for expression in event.missing:
-                    gr.Info(f"Not found: “{expression}”. The best candidates are shown.")
+                    gr.Info(f"Not found: “{escape(expression)}”. The best candidates are shown.")
                 yield *_buttons(working=False), _status(""), *_shown(event)
         except gr.Error:
             yield *_buttons(working=False), _status(""), *[gr.skip()] * SHOWN
@@ -141,7 +141,9 @@ class Page:
                 folder=folder,
             )
         except RequestError as error:
-            raise gr.Error(str(error), title="Not possible", print_exception=False) from None
+            raise gr.Error(
+                escape(str(error), quote=False), title="Not possible", print_exception=False
+            ) from None
 
     def _build(self) -> gr.Blocks:
         keep = self.limits.keep_seconds
@@ -234,6 +236,7 @@ class Page:
         running = self.find.click(
             self.show, [self.video, self.text, *self.options], [*line, *self.shown],
             show_progress="hidden", concurrency_id="model", api_visibility="private",
+            trigger_mode="multiple",  # "once" would ignore a click after Cancel; the button guards
         )  # fmt: skip
         self.stop.click(
             lambda: (*_buttons(working=False), _status("")), None, line,
@@ -313,6 +316,7 @@ def launch(blocks: gr.Blocks, **options) -> tuple:
         max_file_size=f"{limits.max_megabytes}mb",
         footer_links=["api"],
         run_history=False,
+        enable_monitoring=False,
         share=False,
         ssr_mode=False,
         **options,

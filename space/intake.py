@@ -46,7 +46,8 @@ def read_expressions(text: str | None, limits: Limits) -> list[str]:
     Raises:
         RequestError: There is none, or too many, or one is too long.
     """
-    lines = [" ".join(line.split()) for line in (text or "").splitlines()]
+    text = (text or "").encode(errors="replace").decode()  # JSON can hold halves of characters
+    lines = [" ".join(line.split()) for line in text.splitlines()]
     expressions = [line for line in lines if line]
     if not expressions:
         raise RequestError("No text: say what to look for, as in “the dog on the left”.")
@@ -113,7 +114,8 @@ def open_upload(path: str | None, options: Options, limits: Limits) -> Video:
 def _check_header(file: Path, limits: Limits) -> None:
     """Kind of file, size of the picture and number of frames, without decoding any."""
     try:
-        with av.open(str(file), options={"format_whitelist": FORMATS}) as container:
+        options = {"format_whitelist": FORMATS}
+        with av.open(str(file), metadata_errors="replace", options=options) as container:
             if not container.streams.video:
                 raise RequestError("The file has no picture: only sound, or not a video.")
             stream = video_stream(container, file.name)
@@ -122,8 +124,8 @@ def _check_header(file: Path, limits: Limits) -> None:
             if container.duration and container.duration / 1e6 > limits.max_upload_seconds + 1:
                 raise RequestError(_too_long(container.duration / 1e6, limits))
             most = 120 * limits.max_upload_seconds  # a header may lie about the length
-            packets = islice(container.demux(stream), most + 2)
-            if sum(packet.size > 0 for packet in packets) > most:  # the end is an empty one
+            packets = (packet for packet in container.demux(stream) if packet.size)
+            if sum(1 for _ in islice(packets, most + 1)) > most:
                 raise RequestError(
                     f"The video has more than {most} frames: cut it before you upload it."
                 )

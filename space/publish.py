@@ -9,30 +9,46 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from modeling_findtrack.output_folder import OutputFolder
+from huggingface_hub.constants import ENDPOINT
+
+from modeling_findtrack.output_folder import OutputError, OutputFolder
 
 HERE = Path(__file__).resolve().parent
 AT_TOP = ("README.md", "requirements.txt", "thumbnail.png")
-NAMES = (*AT_TOP, ".gitattributes", "LICENSE", "modeling_findtrack", "space")
+PACKAGES = ("modeling_findtrack", "space")
+NAMES = (*AT_TOP, ".gitattributes", "LICENSE", *PACKAGES)
 # What the Hub keeps in its large file storage; it refuses such files in plain git.
 LARGE = "".join(
     f"*.{kind} filter=lfs diff=lfs merge=lfs -text\n" for kind in ("mp4", "png", "safetensors")
 )
 
 
-def make_folder(out: str | Path) -> None:
+def make_folder(out: str | Path, repo_id: str | None = None) -> None:
     """Copy everything a Space needs.
+
+    Args:
+        out: The folder to make.
+        repo_id: Where it will be; the card's thumbnail is an address there.
 
     Raises:
         OutputError: `out` holds something else.
     """
-    packages = Path(HERE.parent)
+    packages = HERE.parent
+    place = Path(out).resolve()
+    if place == packages or any(place.is_relative_to(packages / name) for name in PACKAGES):
+        raise OutputError(f"{out}: it is made from what lies there; choose another --out")
     leave = shutil.ignore_patterns("__pycache__", "*.pyc")
     with OutputFolder(out, NAMES, is_space_folder, last="README.md", expected=NAMES) as folder:
-        for name in ("modeling_findtrack", "space"):
+        for name in PACKAGES:
             shutil.copytree(packages / name, folder / name, ignore=leave)
         for name in AT_TOP:
             (folder / "space" / name).rename(folder / name)
+        if repo_id:
+            card = folder / "README.md"
+            address = f"{ENDPOINT}/spaces/{repo_id}/resolve/main/thumbnail.png"
+            text = card.read_text(encoding="utf-8")
+            text = text.replace("thumbnail: thumbnail.png", f"thumbnail: {address}", 1)
+            card.write_text(text, encoding="utf-8")
         shutil.copy(packages / "LICENSE", folder)
         (folder / ".gitattributes").write_text(LARGE, encoding="ascii")
 
@@ -44,16 +60,20 @@ def is_space_folder(path: Path) -> bool:
 
 def push(out: str | Path, repo_id: str):
     """Upload the folder; the Space is created if it is not there."""
+    from httpx import HTTPError
     from huggingface_hub import HfApi
 
     api = HfApi()
-    api.create_repo(repo_id, repo_type="space", space_sdk="gradio", exist_ok=True)
-    return api.upload_folder(
-        repo_id=repo_id,
-        repo_type="space",
-        folder_path=out,
-        allow_patterns=[pattern for name in NAMES for pattern in (name, f"{name}/**")],
-    )
+    try:
+        api.create_repo(repo_id, repo_type="space", space_sdk="gradio", exist_ok=True)
+        return api.upload_folder(
+            repo_id=repo_id,
+            repo_type="space",
+            folder_path=out,
+            allow_patterns=[pattern for name in NAMES for pattern in (name, f"{name}/**")],
+        )
+    except HTTPError as error:  # no network, and what the Hub refuses
+        raise OSError(f"{repo_id}: {error}") from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--push", metavar="USER/NAME", help="upload it to this Space")
     args = parser.parse_args(argv)
     try:
-        make_folder(args.out)
+        make_folder(args.out, args.push)
         print(f"Space folder: {args.out}")
         if args.push:
             print(f"uploaded: {push(args.out, args.push)}")

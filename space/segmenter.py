@@ -38,6 +38,7 @@ class Segmenter:
         self.model, self.processor = load_model(name, device)
         self.key_frames: int = self.model.config.num_key_frames
         config = self.model.config
+        # What the page starts with; as long as nobody changes it, the model's own rule stands.
         self.threshold: float = config.presence_threshold or config.score_threshold or 0.0
 
         def segment(
@@ -49,7 +50,7 @@ class Segmenter:
                     expressions,
                     processor=self.processor,
                     key_frames=key_frames,
-                    threshold=threshold,
+                    threshold=None if threshold == self.threshold else threshold,
                     progress=progress,
                 )
             )

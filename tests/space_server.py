@@ -149,14 +149,12 @@ class SpaceServer:
         return list(self.work.glob("findtrack-space-*"))
 
     def kept_answers(self) -> list[Path]:
-        """One folder per answer that was computed for an example."""
-        return [path for path in self.work.glob("findtrack-examples-*/*/overlay.mp4")]
+        """One file per answer that was computed for an example."""
+        return list(self.work.glob("findtrack-examples-*/*/overlay.mp4"))
 
     def let_files_age(self) -> None:
         """Time passes, until the app has removed what was there before this call."""
-        last = self.url + "/gradio_api/upload"
-        reply = httpx.post(last, files={"files": ("last.txt", os.urandom(8))}, trust_env=False)
-        (last,) = map(Path, reply.raise_for_status().json())
+        (last,) = map(Path, self.upload("last.txt", os.urandom(8)).raise_for_status().json())
         self._ageing.set()
         try:
             wait_until(lambda: not last.exists(), "an old file is removed")
@@ -171,10 +169,10 @@ class SpaceServer:
         return sorted(set(self._everything()) - self._own)
 
     def memory(self) -> int:
-        """Bytes of RAM it holds, without those of the files that are mapped."""
-        status = Path(f"/proc/{self._process.pid}/status").read_text()
-        (line,) = (line for line in status.splitlines() if line.startswith("RssAnon:"))
-        return int(line.split()[1]) * 1024
+        """Bytes of RAM it holds, without those of mapped files; 0 where there is no /proc."""
+        status = Path(f"/proc/{self._process.pid}/status")
+        lines = status.read_text().splitlines() if status.exists() else []
+        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
 
     def client(self, folder: Path):
         """A visitor's `gradio_client.Client`; downloads go to `folder`."""
@@ -187,6 +185,11 @@ class SpaceServer:
             analytics_enabled=False,
             httpx_kwargs={"trust_env": False},  # no proxy on the way to ourselves
         )
+
+    def upload(self, name: str, data: bytes) -> httpx.Response:
+        """Send a file as the page does, without a look at its size."""
+        address = f"{self.url}/gradio_api/upload"
+        return httpx.post(address, files={"files": (name, data)}, trust_env=False, timeout=PATIENCE)
 
     def stop(self) -> None:
         self._over.set()

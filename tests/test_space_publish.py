@@ -191,7 +191,7 @@ def test_an_empty_folder_is_filled(tmp_path, made):
     assert files(tmp_path) == files(made)
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "app.py", "README.md", "space/notes.txt"])
+@pytest.mark.parametrize("name", ["README.md", "requirements.txt", "space/app.py"])
 def test_another_folder_is_refused(name, tmp_path, capsys):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine")
@@ -312,6 +312,10 @@ def test_the_command_pushes_when_asked(tmp_path, hub, capsys):
     assert [name for name, _, _ in hub.calls] == ["create_repo", "upload_folder"]
     assert hub.calls[1][2]["repo_id"] == "someone/findtrack"
     assert "spaces/someone/findtrack" in capsys.readouterr().out
+    card = (tmp_path / "a" / "README.md").read_text(encoding="utf-8")  # the Hub wants an address
+    assert re.search(
+        r"^thumbnail: https://\S+/spaces/someone/findtrack/\S+/thumbnail.png$", card, re.M
+    )
 
 
 @pytest.mark.parametrize(
@@ -321,7 +325,7 @@ def test_the_command_pushes_when_asked(tmp_path, hub, capsys):
 )
 def test_what_the_hub_refuses_is_told_in_one_line(error, tmp_path, hub, capsys, monkeypatch):
     monkeypatch.setattr(hub, "error", error)
-    monkeypatch.setattr(publish, "make_folder", lambda out: None)
+    monkeypatch.setattr(publish, "make_folder", lambda *_: None)
     assert main(["--out", str(tmp_path), "--push", "x/y"]) == 2
     err = capsys.readouterr().err
     assert err.startswith("space.publish: error: ") and err.count("\n") == 1
