@@ -158,9 +158,11 @@ class SpaceServer:
         self._ageing.set()
         try:
             wait_until(lambda: not last.exists(), "an old file is removed")
-            for _ in range(50):  # it need not have been the last one of the round
-                if self.leftovers():
-                    time.sleep(0.1)
+            left, rounds = self.leftovers(), 0
+            while left and rounds < KEEP_SECONDS + 2:  # it need not have been the last one
+                time.sleep(1)
+                before, left = left, self.leftovers()
+                rounds = rounds + 1 if left == before else 0
         finally:
             self._ageing.clear()
 
@@ -183,6 +185,7 @@ class SpaceServer:
             verbose=False,
             download_files=folder,
             analytics_enabled=False,
+            ssl_verify=False,  # plain HTTP; it would read all certificates again for every call
             httpx_kwargs={"trust_env": False},  # no proxy on the way to ourselves
         )
 
