@@ -106,15 +106,17 @@ class Page:
     def show(self, video, expressions, key_frames, threshold, start, end, opacity):
         """The same for the page: steps on the way, then all there is to see."""
         options = Options(key_frames, threshold, start, end, opacity)
+        buttons = _buttons(working=True)
         try:
             for event in self._answers(video, expressions, options):
                 if isinstance(event, Step):
-                    yield *_buttons(working=True), _status(_progress(event)), *[gr.skip()] * SHOWN
+                    yield *buttons, _status(_progress(event)), *[gr.skip()] * SHOWN
+                    buttons = gr.skip(), gr.skip()  # one that comes late must not lock the page
                     continue
                 for expression in event.missing:
                     gr.Info(f"Not found: “{escape(expression)}”. The best candidates are shown.")
                 yield *_buttons(working=False), _status(""), *_shown(event)
-        except gr.Error:
+        except Exception:
             yield *_buttons(working=False), _status(""), *[gr.skip()] * SHOWN
             raise
 

@@ -340,3 +340,20 @@ def check_names(page) -> None:
     controls = [node for node in nodes if not node["ignored"] and node["role"]["value"] in CONTROLS]
     assert {"textbox", "button", "slider"} <= {node["role"]["value"] for node in controls}
     assert not [node for node in controls if not node.get("name", {}).get("value", "").strip()]
+
+
+# What is left
+
+
+@pytest.mark.xfail(
+    reason="Gradio's clean-up forgets the files of a component that was updated or skipped before",
+    strict=True,
+)
+def test_nothing_of_an_answer_is_left(visit, clip, space_server):
+    page = visit()
+    upload(page, clip)
+    start(page, SWAN)
+    wait_for_answer(page, SWAN)
+    page.close()  # or its video would be missed
+    space_server.let_files_age()
+    assert space_server.leftovers() == []
