@@ -14,10 +14,7 @@ from pathlib import Path
 
 if not __package__:  # run as a file, as Spaces do: the packages lie one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-# Before Gradio is imported: it reports home otherwise.
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-
+from space.surroundings import FILES  # isort: skip  (before Gradio)
 from space.segmenter import Segmenter  # isort: skip  (before Gradio and torch, for ZeroGPU)
 
 import gradio as gr
@@ -25,9 +22,10 @@ import gradio as gr
 from modeling_findtrack.cli import DEFAULT_MODEL, model_name
 from space.answer import Answer, answer
 from space.background import Step
-from space.intake import Options, RequestError
+from space.intake import Options, RequestError, own_upload
 from space.limits import PREFIX, Limits
 from space.look import CSS, theme
+from space.sweeper import Sweeper
 
 HERE = Path(__file__).resolve().parent
 STAGES = {"read": "Reading the video", "find": "Finding", "track": "Tracking", "write": "Drawing"}
@@ -130,7 +128,10 @@ class Page:
     def _answers(self, video, expressions, options: Options) -> Iterator[Step | Answer]:
         """`answer` in a folder that goes when this generator ends, however it does."""
         with tempfile.TemporaryDirectory(prefix="findtrack-space-") as folder:
-            yield from self._answer(video, expressions, options, Path(folder))
+            results = Path(folder) / "results"
+            results.mkdir()
+            own = own_upload(video, Path(folder))
+            yield from self._answer(own, expressions, options, results)
 
     def _answer(self, video, expressions, options: Options, folder: Path):
         try:
@@ -148,9 +149,8 @@ class Page:
             ) from None
 
     def _build(self) -> gr.Blocks:
-        keep = self.limits.keep_seconds
         os.environ["GRADIO_EXAMPLES_CACHE"] = self._kept.name
-        with gr.Blocks(title="FindTrack", delete_cache=(max(keep // 4, 1), keep)) as blocks:
+        with gr.Blocks(title="FindTrack") as blocks:
             gr.HTML(_hero(self.name), elem_classes="hero")
             with gr.Row():
                 with gr.Column(scale=5, min_width=320):
@@ -311,6 +311,7 @@ def build(model: str = DEFAULT_MODEL, device: str = "auto") -> gr.Blocks:
 def launch(blocks: gr.Blocks, **options) -> tuple:
     """Serve the page, with everything of ours that Gradio wants at this point."""
     limits = Limits.from_environment()
+    Sweeper(Path(FILES.name), limits.keep_seconds, lambda: _kept_files(blocks)).start()
     return blocks.launch(
         theme=theme(),
         css=CSS,
@@ -323,6 +324,11 @@ def launch(blocks: gr.Blocks, **options) -> tuple:
         ssr_mode=False,
         **options,
     )
+
+
+def _kept_files(blocks: gr.Blocks) -> set[str]:
+    """What the page itself shows: the videos of its examples."""
+    return set().union(*(getattr(b, "keep_in_cache", ()) for b in blocks.blocks.values()))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from itertools import islice
@@ -84,6 +85,21 @@ def check_options(options: Options, limits: Limits) -> None:
         raise RequestError(
             f"The part ends at {options.end:g} s, before it starts at {options.start:g} s."
         )
+
+
+def own_upload(path: str | None, folder: Path) -> str | None:
+    """An upload under a name of this request's, in `folder`: the other one may be swept away.
+
+    What is no file stays what it is, for `open_upload` to refuse.
+    """
+    if not path or not os.path.isfile(path):
+        return path
+    own = folder / Path(path).name
+    try:
+        os.link(path, own)
+    except OSError:  # another disk
+        shutil.copyfile(path, own)
+    return str(own)
 
 
 def open_upload(path: str | None, options: Options, limits: Limits) -> Video:

@@ -246,9 +246,14 @@ def write_clip(
     size: tuple[int, int] = (96, 128),
     mirrored: bool = False,
 ) -> Path:
-    """A part of the sample, three swans and a sheep, at `size` (H, W), its index at the front."""
+    """A part of the sample, three swans and a sheep, at `size` (H, W), its index at the front.
+
+    After its last frame the sample begins again.
+    """
+    sample = _sample()
     with VideoWriter(path, size, Fraction(FPS)) as writer:
-        for frame in _sample()[first : first + frames]:
+        for index in range(first, first + frames):
+            frame = sample[index % len(sample)]
             picture = Image.fromarray(frame[:, ::-1] if mirrored else frame)
             writer.write(np.asarray(picture.resize(size[::-1])))
     return path

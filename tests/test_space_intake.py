@@ -227,6 +227,26 @@ def test_key_frames_are_held_to_the_limits_given():
         check_options(options(key_frames=4), Limits(max_key_frames=3))
 
 
+# Uploads of one's own
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_an_upload_outlives_the_file_it_came_in(linked, clip, tmp_path, monkeypatch):
+    if not linked:
+        monkeypatch.setattr(intake.os, "link", lambda *_: (_ for _ in ()).throw(OSError("disk")))
+    upload = tmp_path / "upload.mp4"
+    upload.write_bytes(clip.read_bytes())
+    (tmp_path / "own").mkdir()
+    own = intake.own_upload(str(upload), tmp_path / "own")
+    upload.unlink()
+    assert open_upload(own, options(), LIMITS).num_frames == FRAMES
+
+
+@pytest.mark.parametrize("path", [None, "", "gone.mp4", "/", "clip\0.mp4", "x" * 5000])
+def test_what_is_no_file_is_nobodys_own(path, tmp_path):
+    assert intake.own_upload(path, tmp_path) == path and not list(tmp_path.iterdir())
+
+
 # Uploads that are no video
 
 
