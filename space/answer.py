@@ -14,7 +14,13 @@ from modeling_findtrack.video_base import Video
 
 from .background import Result, Step, in_steps
 from .gallery import gallery
-from .intake import Options, check_options, open_upload, read_expressions
+from .intake import (
+    Options,
+    check_gpu_seconds,
+    check_options,
+    open_upload,
+    read_expressions,
+)
 from .limits import Limits
 from .segmenter import Segmenter
 from .timeline import css_color, seconds_of, timeline
@@ -48,12 +54,13 @@ def answer(
         RequestError: With what to say to the visitor.
     """
     expressions = read_expressions(text, limits)
-    check_options(options, limits)
+    options = check_options(options, limits)
     yield Step("read", 0, 1)
     with open_upload(upload, options, limits) as video:
-        tracks = yield from _value(
-            segmenter.segment(video, expressions, int(options.key_frames), options.threshold)
-        )
+        request = video, expressions, options.key_frames, options.threshold
+        if segmenter.shared_gpu:
+            check_gpu_seconds(segmenter.seconds(*request), limits)
+        tracks = yield from _value(segmenter.segment(*request))
         yield from _value(
             in_steps(lambda progress: _write(video, tracks, folder, options, progress))
         )

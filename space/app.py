@@ -6,10 +6,13 @@ FindTrack is taken. Limits are settings, too: see limits.py.
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import astuple
 from html import escape
+from itertools import count
 from pathlib import Path
 
 if not __package__:  # run as a file, as Spaces do: the packages lie one folder up
@@ -22,20 +25,26 @@ import gradio as gr
 from modeling_findtrack.cli import DEFAULT_MODEL, model_name
 from space.answer import Answer, answer
 from space.background import Step
+from space.download import limit_downloads
+from space.example_answers import ExampleAnswers
 from space.intake import Options, RequestError, own_upload
 from space.limits import PREFIX, Limits
-from space.look import CSS, theme
+from space.look import CSS, SCRIPT, theme
 from space.sweeper import Sweeper
 
 HERE = Path(__file__).resolve().parent
 STAGES = {"read": "Reading the video", "find": "Finding", "track": "Tracking", "write": "Drawing"}
 EXAMPLES = (  # video, expressions
-    ("swans.mp4", "the leftmost swan\nthe sheep"),
-    ("shoes.mp4", "the larger shoe\nthe train"),
-    ("pizzas.mp4", "the rightmost pizza\nthe boat\nthe car"),
+    (HERE / "examples" / "swans.mp4", "the leftmost swan\nthe sheep"),
+    (HERE / "examples" / "shoes.mp4", "the larger shoe\nthe train"),
+    (HERE / "examples" / "pizzas.mp4", "the rightmost pizza\nthe boat\nthe car"),
 )
 MODEL = os.environ.get(f"{PREFIX}MODEL") or DEFAULT_MODEL
 OPACITY = 0.45
+# Not all it can, which may be above the limits; and what is left stays left.
+CAMERA = gr.WebcamOptions(
+    mirror=False, constraints={"video": {"width": {"ideal": 1280}, "height": {"ideal": 720}}}
+)
 SHOWN = 5  # components of an answer
 COLUMNS = 5  # of the gallery: a row per expression with the usual number of key frames
 SCORES = (
@@ -47,9 +56,13 @@ TINY = (
     "<p>This is the small model that ships with FindTrack: it was trained on synthetic videos of "
     "emoji and shows how the method works, not what it can do on real footage.</p>"
 )
+WAITING = '<div class="progress-line" aria-live="polite">Waiting for its turn</div>'
+# Presses the button, unless the answer is there already.
+PRESS = """(there) => { if (!there) document.querySelector("#find").click(); }"""
 # On a phone the answer lies below the screen.
-SCROLL = """() => document.querySelector("#overlay")
-?.scrollIntoView({block: "nearest", behavior: "smooth"})"""
+SCROLL = """() => document.querySelector("#overlay")?.scrollIntoView({
+  block: matchMedia("(max-width: 50em)").matches ? "start" : "nearest",
+  behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth"})"""
 PLACEHOLDER = '<p class="placeholder">Masks, scores and downloads appear here.</p>'
 
 
@@ -64,7 +77,9 @@ class Page:
 
     def __init__(self, segmenter: Segmenter, limits: Limits, name: str):
         self.segmenter, self.limits, self.name = segmenter, limits, name
-        self._kept = tempfile.TemporaryDirectory(prefix="findtrack-examples-")
+        self.defaults = Options(segmenter.key_frames, segmenter.threshold, 0, 0, OPACITY)
+        self.examples = ExampleAnswers(EXAMPLES, self.defaults)
+        self._tickets = count(1)
         self.blocks = self._build()
 
     def segment(
@@ -101,47 +116,64 @@ class Page:
             else:
                 yield event.overlay, event.files, event.result
 
-    def show(self, video, expressions, key_frames, threshold, start, end, opacity):
+    def ask(self):
+        """The button was pressed: say so at once, whenever its turn comes."""
+        ticket = next(self._tickets)
+        return ticket, ticket, *_buttons(working=True), _status(WAITING)
+
+    def show(self, ticket, asked, video, expressions, key_frames, threshold, start, end, opacity):
         """The same for the page: steps on the way, then all there is to see."""
+        if ticket != asked:  # cancelled before Gradio knew of it, so it could not be cancelled
+            return
         options = Options(key_frames, threshold, start, end, opacity)
-        buttons = _buttons(working=True)
+        # Steps touch no button and only fill the line: after Cancel, one may still be on its way.
+        skipped = [gr.skip()] * SHOWN
         try:
             for event in self._answers(video, expressions, options):
                 if isinstance(event, Step):
-                    yield *buttons, _status(_progress(event)), *[gr.skip()] * SHOWN
-                    buttons = gr.skip(), gr.skip()  # one that comes late must not lock the page
+                    yield gr.skip(), gr.skip(), _progress(event), *skipped
                     continue
                 for expression in event.missing:
                     gr.Info(f"Not found: “{escape(expression)}”. The best candidates are shown.")
                 yield *_buttons(working=False), _status(""), *_shown(event)
         except Exception:
-            yield *_buttons(working=False), _status(""), *[gr.skip()] * SHOWN
+            yield *_buttons(working=False), _status(""), *skipped
             raise
 
-    def example(self, video, expressions):
-        """An example's answer with the default options; Gradio asks once and keeps it."""
-        options = Options(self.segmenter.key_frames, self.segmenter.threshold, 0, 0, OPACITY)
-        folder = Path(tempfile.mkdtemp(dir=self._kept.name))
-        *_, last = self._answer(video, expressions, options, folder)
-        return _shown(last)
+    def kept(self, video, expressions):
+        """An example's answer if it is kept, and whether it is; with the options as they were."""
+        answer = self.examples.get(self.examples.match(video, expressions, self.defaults))
+        shown = _shown(answer) if answer else [gr.skip()] * SHOWN
+        return bool(answer), *astuple(self.defaults), *shown
 
     def _answers(self, video, expressions, options: Options) -> Iterator[Step | Answer]:
-        """`answer` in a folder that goes when this generator ends, however it does."""
+        """`answer` of the request, kept if it is an example's."""
+        example = self.examples.match(video, expressions, options)
+        if kept := self.examples.get(example):
+            yield kept
+            return
+
+        def work(folder: Path) -> Iterator[Step | Answer]:
+            return self._answer(video, expressions, options, folder)
+
+        if example:
+            yield from self.examples.compute(example, work)
+            return
         with tempfile.TemporaryDirectory(prefix="findtrack-space-") as folder:
-            results = Path(folder) / "results"
-            results.mkdir()
-            own = own_upload(video, Path(folder))
-            yield from self._answer(own, expressions, options, results)
+            yield from work(Path(folder))
 
     def _answer(self, video, expressions, options: Options, folder: Path):
+        """`answer` in a folder, with what it refuses as a message for the page."""
+        results = folder / "results"
+        results.mkdir()
         try:
             yield from answer(
-                video,
+                own_upload(video, folder),
                 expressions,
                 options,
                 segmenter=self.segmenter,
                 limits=self.limits,
-                folder=folder,
+                folder=results,
             )
         except RequestError as error:
             raise gr.Error(
@@ -149,23 +181,23 @@ class Page:
             ) from None
 
     def _build(self) -> gr.Blocks:
-        os.environ["GRADIO_EXAMPLES_CACHE"] = self._kept.name
         with gr.Blocks(title="FindTrack") as blocks:
             gr.HTML(_hero(self.name), elem_classes="hero")
-            with gr.Row():
-                with gr.Column(scale=5, min_width=320):
+            with gr.Row(elem_id="top"):
+                with gr.Column(scale=5, min_width=320, elem_id="request"):
                     self._request()
-                    examples = gr.Column()
+                    examples = gr.Column(elem_id="examples")
                 with gr.Column(scale=7, min_width=320):
                     self._masks()
             self._details()
             self.shown = [self.overlay, self.verdict, self.pictures, self.times, self.files]
             with examples:
-                gr.Examples(
-                    [[str(HERE / "examples" / name), words] for name, words in EXAMPLES],
-                    [self.video, self.text], self.shown, self.example,
-                    cache_examples=True, cache_mode="lazy", label="Examples",
+                self.choice = gr.Examples(
+                    [[str(video), words] for video, words in EXAMPLES],
+                    [self.video, self.text], label="Examples",
+                    api_visibility="private",
                 )  # fmt: skip
+            self.there = gr.Checkbox(visible="hidden", label="kept")
             self._events()
             self._endpoint()
         return blocks.queue(max_size=self.limits.max_queue, default_concurrency_limit=1)
@@ -173,9 +205,10 @@ class Page:
     def _request(self) -> None:
         """What is asked for."""
         self.video = gr.Video(
-            label="Video", sources=["upload", "webcam"], height=300, elem_id="video"
-        )
-        gr.Markdown(self.limits.describe(), elem_classes="note")
+            label="Video", sources=["upload", "webcam"], height=300, elem_id="video",
+            webcam_options=CAMERA,
+        )  # fmt: skip
+        gr.Markdown(self.limits.describe(self.segmenter.shared_gpu), elem_classes="note")
         self.text = gr.Textbox(
             label="What to look for",
             info=f"One object per line, up to {self.limits.max_expressions}.",
@@ -188,6 +221,8 @@ class Page:
             self.find = gr.Button("Find and track", variant="primary", elem_id="find")
             self.stop = gr.Button("Cancel", visible=False, elem_id="cancel")
         self.status = gr.HTML(visible=False, elem_id="status")
+        # Every press has a number: what the press sent, and which one the page now waits for.
+        self.ticket, self.asked = gr.Number(visible="hidden", label="ticket"), gr.State()
         with gr.Accordion("Options", open=False, elem_id="options"):
             self.options = [  # in the order of `Options`
                 gr.Slider(
@@ -214,19 +249,19 @@ class Page:
                 height=440, elem_id="overlay",
             )  # fmt: skip
             self.verdict = gr.HTML(elem_id="verdict")
-            gr.Markdown("### Is it in the picture?")
+            gr.Markdown("## Is it in the picture?")
             self.times = gr.HTML(elem_id="timeline")
 
     def _details(self) -> None:
         """How it was found, and the downloads."""
         with gr.Column(visible=False) as self.details:
-            gr.Markdown(f"### Where it was looked for\n\n{SCORES}", elem_classes="note")
+            gr.Markdown(f"## Where it was looked for\n\n{SCORES}", elem_classes="note")
             self.pictures = gr.Gallery(
                 label="The frames that were searched, with masks and scores", show_label=False,
                 columns=COLUMNS, object_fit="contain", height="auto", interactive=False,
-                elem_id="pictures",
+                buttons=["download", "download_all", "fullscreen"], elem_id="pictures",
             )  # fmt: skip
-            gr.Markdown("### Downloads")
+            gr.Markdown("## Downloads")
             self.files = gr.File(
                 label="PNG masks (zip), COCO RLE (JSON), mattes (mp4)", show_label=False,
                 file_count="multiple", interactive=False, elem_id="files",
@@ -234,21 +269,30 @@ class Page:
 
     def _events(self) -> None:
         """What the buttons do."""
+        private = {"show_progress": "hidden", "api_visibility": "private"}
+        request = [self.video, self.text, *self.options]
         line = [self.find, self.stop, self.status]
-        running = self.find.click(
-            self.show, [self.video, self.text, *self.options], [*line, *self.shown],
-            show_progress="hidden", concurrency_id="model", api_visibility="private",
-            trigger_mode="multiple",  # "once" would ignore a click after Cancel; the button guards
+        start = self.find.click(
+            self.ask, None, [self.ticket, self.asked, *line], queue=False, **private
+        )
+        running = start.success(
+            self.show, [self.ticket, self.asked, *request], [*line, *self.shown],
+            concurrency_id="model", trigger_mode="multiple", api_visibility="private",
+            show_progress="minimal", show_progress_on=self.status,
         )  # fmt: skip
         self.stop.click(
-            lambda: (*_buttons(working=False), _status("")), None, line,
-            cancels=running, queue=False, api_visibility="private",
+            lambda: (None, *_buttons(working=False), _status("")),
+            None, [self.asked, *line], cancels=running, queue=False, **private,
         )  # fmt: skip
+        self.choice.load_input_event.then(
+            self.kept, [self.video, self.text], [self.there, *self.options, *self.shown],
+            queue=False, **private,
+        ).then(None, self.there, js=PRESS)  # fmt: skip
         # Whichever way an answer comes, fresh or as a kept example.
         self.verdict.change(
             lambda: [gr.update(visible=False)] * 2 + [gr.update(visible=True)] * 2,
             None, [self.placeholder, self.status, self.answer, self.details],
-            queue=False, api_visibility="private",
+            queue=False, **private,
         ).then(None, js=SCROLL)  # fmt: skip
 
     def _endpoint(self) -> None:
@@ -305,18 +349,23 @@ def build(model: str = DEFAULT_MODEL, device: str = "auto") -> gr.Blocks:
         ValueError: The checkpoint cannot be loaded, or a setting makes no sense.
     """
     limits = Limits.from_environment()
-    return Page(Segmenter(model, device), limits, model_name(model)).blocks
+    name = model_name(model)
+    if os.path.isdir(name):  # where it lies on this machine is nobody's business
+        name = Path(name).resolve().name
+    return Page(Segmenter(model, device), limits, name).blocks
 
 
 def launch(blocks: gr.Blocks, **options) -> tuple:
     """Serve the page, with everything of ours that Gradio wants at this point."""
     limits = Limits.from_environment()
+    limit_downloads(limits.max_bytes)
     Sweeper(Path(FILES.name), limits.keep_seconds, lambda: _kept_files(blocks)).start()
     return blocks.launch(
         theme=theme(),
         css=CSS,
+        js=SCRIPT,
         mcp_server=True,
-        max_file_size=f"{limits.max_megabytes}mb",
+        max_file_size=limits.max_bytes,
         footer_links=["api"],
         run_history=False,
         enable_monitoring=False,
@@ -341,6 +390,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (auto)")
     args = parser.parse_args(argv)
+    # As after Ctrl-C: what lies in temporary folders goes.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         launch(build(MODEL, args.device), server_name=args.host, server_port=args.port)
     except (ValueError, OSError) as error:

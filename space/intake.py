@@ -16,7 +16,7 @@ from modeling_findtrack.video_io import open_video, video_stream
 from .limits import Limits, duration
 from .video_part import VideoPart
 
-LATEST = 1e9  # seconds
+LATEST = 10**9  # seconds
 SLACK = 1e-3  # seconds; a picture that is shown "at 1 s" may be stated at .9999
 # Kinds of file that hold all they show, by FFmpeg's names, and of sound, to say that it is. Others
 # are lists of files: of this server's, then.
@@ -32,12 +32,12 @@ class RequestError(ValueError):
 
 @dataclass(frozen=True)
 class Options:
-    """What can be set beside video and text."""
+    """What can be set beside video and text. The page sends None for a field that is empty."""
 
     key_frames: int  # K, frames to search
     threshold: float  # 0..1, below: not found
-    start: float  # seconds
-    end: float  # seconds; 0 is the end of the video
+    start: float | None  # seconds
+    end: float | None  # seconds; 0 is the end of the video
     opacity: float  # 0..1, of the masks' colour
 
 
@@ -65,26 +65,37 @@ def read_expressions(text: str | None, limits: Limits) -> list[str]:
     return expressions
 
 
-def check_options(options: Options, limits: Limits) -> None:
-    """Raises:
-    RequestError: A number is outside its range. The page does not send such, programs may.
+def check_options(options: Options, limits: Limits) -> Options:
+    """The options to work with: an empty start or end is 0.
+
+    Raises:
+        RequestError: Another one is empty, a number is outside its range, or the part ends before
+            it starts.
     """
-    ranges = {
-        "key_frames": (1, limits.max_key_frames),
-        "threshold": (0, 1),
-        "start": (0, LATEST),
-        "end": (0, LATEST),
-        "opacity": (0, 1),
-    }
-    for name, (low, high) in ranges.items():
-        value = getattr(options, name)
-        if type(value) not in (int, float) or not low <= value <= high:  # NaN is not, either
-            shown = str(value)[:20]
-            raise RequestError(f"{name} is {shown}: give a number from {low:g} to {high:g}.")
-    if options.end and options.end <= options.start:
+    most = limits.max_key_frames
+    checked = Options(
+        key_frames=int(_number("Key frames", options.key_frames, 1, most, whole=True)),
+        threshold=_number("Threshold", options.threshold, 0, 1),
+        start=_number("Start", options.start, 0, LATEST, empty=0),
+        end=_number("End", options.end, 0, LATEST, empty=0),
+        opacity=_number("Opacity", options.opacity, 0, 1),
+    )
+    if checked.end and checked.end <= checked.start:
         raise RequestError(
-            f"The part ends at {options.end:g} s, before it starts at {options.start:g} s."
+            f"The part ends at {checked.end:g} s, before it starts at {checked.start:g} s."
         )
+    return checked
+
+
+def _number(label: str, value, low: int, high: int, *, whole=False, empty=None) -> float:
+    if value is None:
+        value = empty
+    fits = type(value) in (int, float) and low <= value <= high  # NaN does not
+    if not fits or (whole and value % 1):
+        shown = "empty" if value is None else repr(value)[:20]
+        kind = "whole number" if whole else "number"
+        raise RequestError(f"{label} is {shown}: give a {kind} from {low} to {high}.")
+    return value
 
 
 def own_upload(path: str | None, folder: Path) -> str | None:
@@ -115,8 +126,9 @@ def open_upload(path: str | None, options: Options, limits: Limits) -> Video:
     if not os.path.isfile(path):  # unlike Path's, it takes names that no file can have
         raise RequestError("The video is not there any more: upload it again.")
     file = Path(path)
-    megabytes = math.ceil(file.stat().st_size / 1e5) / 10
-    if megabytes > limits.max_megabytes:
+    size = file.stat().st_size
+    if size > limits.max_bytes:
+        megabytes = math.ceil(size / 1e5) / 10  # rounded up: above the limit as told, too
         raise RequestError(f"The file has {megabytes:g} MB: at most {limits.max_megabytes} MB.")
     _check_header(file, limits)
     try:
@@ -125,6 +137,17 @@ def open_upload(path: str | None, options: Options, limits: Limits) -> Video:
         raise RequestError(_unreadable(error, file)) from None
     _check_size(video.width, video.height, limits)
     return _cut(video, options, limits)
+
+
+def check_gpu_seconds(seconds: int, limits: Limits) -> None:
+    """Raises:
+    RequestError: More than a GPU is lent for; it would be taken away in the middle.
+    """
+    if seconds > limits.max_gpu_seconds:
+        raise RequestError(
+            f"This would take about {seconds} s of GPU time: at most {limits.max_gpu_seconds} s; "
+            "choose a shorter part under Options, or fewer objects."
+        )
 
 
 def _check_header(file: Path, limits: Limits) -> None:

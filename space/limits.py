@@ -19,6 +19,7 @@ class Limits:
     max_expressions: int = 8
     max_characters: int = 200  # per expression
     max_key_frames: int = 20
+    max_gpu_seconds: int = 120  # of a request, on a GPU that is lent for it (ZeroGPU)
     max_queue: int = 40  # requests that wait
     keep_seconds: int = 3600  # results stay so long for download
 
@@ -40,12 +41,25 @@ class Limits:
             changed[field.name] = int(text)
         return cls(**changed)
 
-    def describe(self) -> str:
-        """One line for the visitor."""
+    @property
+    def max_bytes(self) -> int:
+        """Of the uploaded file; Gradio's own "MB" are larger."""
+        return self.max_megabytes * 10**6
+
+    def describe(self, shared_gpu: bool = False) -> str:
+        """One line of Markdown for the visitor.
+
+        Args:
+            shared_gpu: Whether `max_gpu_seconds` matters.
+        """
+        gpu = f" Together up to {self.max_gpu_seconds} s of GPU time." if shared_gpu else ""
         return (
-            f"Up to {duration(self.max_upload_seconds)}, {self.max_megabytes} MB and "
-            f"{self.max_pixels / 1e6:.1f} megapixels (1920×1080 has 2.1); "
-            f"{duration(self.max_seconds)} at a time."
+            f"**Video**: up to {duration(self.max_upload_seconds)}, {self.max_megabytes} MB and "
+            f"{self.max_pixels / 1e6:.1f} megapixels (1920×1080 has 2.1), at least "
+            f"{self.min_side} pixels a side; up to {duration(self.max_seconds)} and "
+            f"{self.max_frames} frames at a time. "
+            f"**Text**: up to {self.max_expressions} lines of {self.max_characters} characters, "
+            f"looked for on up to {self.max_key_frames} key frames.{gpu}"
         )
 
 

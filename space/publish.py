@@ -17,30 +17,31 @@ HERE = Path(__file__).resolve().parent
 AT_TOP = ("README.md", "requirements.txt", "thumbnail.png")
 PACKAGES = ("modeling_findtrack", "space")
 NAMES = (*AT_TOP, ".gitattributes", "LICENSE", *PACKAGES)
+LEAVE = shutil.ignore_patterns("__pycache__", "*.pyc")
 # What the Hub keeps in its large file storage; it refuses such files in plain git.
 LARGE = "".join(
     f"*.{kind} filter=lfs diff=lfs merge=lfs -text\n" for kind in ("mp4", "png", "safetensors")
 )
 
 
-def make_folder(out: str | Path, repo_id: str | None = None) -> None:
+def make_folder(out: str | Path, repo_id: str | None = None, overwrite: bool = False) -> None:
     """Copy everything a Space needs.
 
     Args:
         out: The folder to make.
         repo_id: Where it will be; the card's thumbnail is an address there.
+        overwrite: Add to a folder that holds other things.
 
     Raises:
-        OutputError: `out` holds something else.
+        OutputError: `out` holds other things and `overwrite` is off, or they are in the way.
     """
     packages = HERE.parent
     place = Path(out).resolve()
     if place == packages or any(place.is_relative_to(packages / name) for name in PACKAGES):
         raise OutputError(f"{out}: it is made from what lies there; choose another --out")
-    leave = shutil.ignore_patterns("__pycache__", "*.pyc")
-    with OutputFolder(out, NAMES, is_space_folder, last="README.md", expected=NAMES) as folder:
+    with OutputFolder(out, NAMES, is_space_folder, overwrite, "README.md", NAMES) as folder:
         for name in PACKAGES:
-            shutil.copytree(packages / name, folder / name, ignore=leave)
+            shutil.copytree(packages / name, folder / name, ignore=LEAVE)
         for name in AT_TOP:
             (folder / "space" / name).rename(folder / name)
         if repo_id:
@@ -59,18 +60,23 @@ def is_space_folder(path: Path) -> bool:
 
 
 def push(out: str | Path, repo_id: str):
-    """Upload the folder; the Space is created if it is not there."""
+    """Upload the folder; the Space is created if it is not there.
+
+    What an earlier version had in the packages goes; other files of the Space stay.
+    """
     from httpx import HTTPError
     from huggingface_hub import HfApi
 
     api = HfApi()
+    inside = [f"{name}/**" for name in PACKAGES]
     try:
         api.create_repo(repo_id, repo_type="space", space_sdk="gradio", exist_ok=True)
         return api.upload_folder(
             repo_id=repo_id,
             repo_type="space",
             folder_path=out,
-            allow_patterns=[pattern for name in NAMES for pattern in (name, f"{name}/**")],
+            allow_patterns=[*NAMES, *inside],
+            delete_patterns=inside,  # but for what is uploaded
         )
     except HTTPError as error:  # no network, and what the Hub refuses
         raise OSError(f"{repo_id}: {error}") from None
@@ -82,9 +88,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder to make")
     parser.add_argument("--push", metavar="USER/NAME", help="upload it to this Space")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="write into DIR though it holds other files; of these none is replaced "
+        "(an earlier Space folder in DIR is always replaced)",
+    )
     args = parser.parse_args(argv)
     try:
-        make_folder(args.out, args.push)
+        make_folder(args.out, args.push, args.overwrite)
         print(f"Space folder: {args.out}")
         if args.push:
             print(f"uploaded: {push(args.out, args.push)}")

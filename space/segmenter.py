@@ -1,5 +1,6 @@
 """The model: loaded once, called on a GPU where there is one."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 try:  # the package of ZeroGPU Spaces; it must come before torch, which it patches there
@@ -12,18 +13,20 @@ from modeling_findtrack.video_base import Video
 
 from .background import Result, Step, in_steps
 
-# Seconds of a ZeroGPU slice for the full-size models; more than is used costs a place in the queue.
-BASE, PER_CANDIDATE, PER_FRAME, PER_MASK = 5, 0.15, 0.1, 0.03
-LONGEST = 120
+# Seconds of a ZeroGPU slice, guessed: too many cost a place in the queue, too few end the work.
+BASE, PER_CANDIDATE, PER_FRAME, PER_MASK = 5, 0.15, 0.1, 0.03  # of the full-size models
+SMALL, SMALL_SHARE = 100e6, 0.2  # below so many parameters, a share of that
 
 Segment = Callable[[Video, Sequence[str], int, float], Iterator[Step | Result]]
 
 
-def estimated_seconds(video: Video, expressions: Sequence[str], key_frames: int, _=0.0) -> int:
-    """How long the GPU is asked for: both sweeps over all frames, K candidates per expression."""
-    frames, count = video.num_frames, len(expressions)
-    seconds = BASE + key_frames * (PER_FRAME + count * PER_CANDIDATE)
-    return min(round(seconds + 2 * frames * (PER_FRAME + count * PER_MASK)), LONGEST)
+def estimated_seconds(frames: int, expressions: int, key_frames: int, parameters: float) -> int:
+    """How long the GPU is asked for: K candidates per expression, then all frames, twice if the
+    expressions may have different key frames."""
+    sweeps = min(expressions, 2)
+    seconds = key_frames * (PER_FRAME + expressions * PER_CANDIDATE)
+    seconds += sweeps * frames * PER_FRAME + expressions * frames * PER_MASK
+    return math.ceil(BASE + seconds * (SMALL_SHARE if parameters < SMALL else 1))
 
 
 class Segmenter:
@@ -56,6 +59,13 @@ class Segmenter:
             )
 
         # Nothing but this runs on the GPU: reading and drawing would waste the visitor's share.
-        self.segment: Segment = (
-            spaces.GPU(segment, duration=estimated_seconds) if spaces else segment
+        self.segment: Segment = spaces.GPU(segment, duration=self.seconds) if spaces else segment
+        self.shared_gpu: bool = bool(spaces) and spaces.config.Config.zero_gpu
+
+    def seconds(
+        self, video: Video, expressions: Sequence[str], key_frames: int, threshold: float = 0
+    ) -> int:
+        """How long `segment` of the same may take on a GPU that is lent for it."""
+        return estimated_seconds(
+            video.num_frames, len(expressions), key_frames, self.model.num_parameters()
         )

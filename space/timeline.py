@@ -4,19 +4,24 @@ from html import escape
 
 import numpy as np
 
-from modeling_findtrack.drawing import object_color
+from modeling_findtrack.drawing import DIM, Color, object_color
 from modeling_findtrack.overlay import DEFAULT_FPS
 from modeling_findtrack.results import Track
 from modeling_findtrack.video_base import Video
 
 WIDTH, ROW = 1000, 60  # of the drawing, which is stretched to the page
 POINTS = 500  # drawn per row at most
+LAST = 95  # % of the axis; a centred label further right would stick out
 LEGEND = "Height: how sure the tracker is that it is visible. ◆ key frame, | searched frame."
 
 
 def css_color(number: int) -> str:
     """The colour of expression `number` wherever it appears."""
-    return "#{:02x}{:02x}{:02x}".format(*object_color(number))
+    return _hex(object_color(number))
+
+
+def _hex(color: Color) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*color)
 
 
 def seconds_of(video: Video) -> list[float]:
@@ -36,7 +41,7 @@ def timeline(video: Video, tracks: list[Track]) -> str:
 
 
 def _row(number: int, track: Track, times: list[float], end: float) -> str:
-    color = css_color(number)
+    color = css_color(number) if track.found else _hex(DIM)
     picked = np.linspace(0, len(times) - 1, min(len(times), POINTS)).round().astype(int).tolist()
     points = [(WIDTH * times[i] / end, ROW * (1 - float(track.presence[i]))) for i in picked]
     points.append((WIDTH, points[-1][1]))
@@ -45,10 +50,10 @@ def _row(number: int, track: Track, times: list[float], end: float) -> str:
     if track.key_frame is not None:
         marks += _mark("key", times[track.key_frame], end, "key frame", color)
     label = escape(f"Presence of {track.expression}: {_in_words(track, times, end)}", quote=True)
+    square, note = (color, "") if track.found else ("transparent", " <span>not found</span>")
     return (
         f'<figure class="{"found" if track.found else "missing"}"><figcaption>'
-        f'<i style="background:{color if track.found else "transparent"}"></i>'
-        f"{escape(track.expression)}</figcaption><div>"
+        f'<i style="background:{square}"></i>{escape(track.expression)}{note}</figcaption><div>'
         f'<svg viewBox="0 0 {WIDTH} {ROW}" preserveAspectRatio="none" role="img" '
         f'aria-label="{label}"><polygon points="0,{ROW} {line} {WIDTH},{ROW}" fill="{color}" '
         f'fill-opacity=".35"/><polyline points="{line}" fill="none" stroke="{color}" '
@@ -80,5 +85,10 @@ def _in_words(track: Track, times: list[float], end: float) -> str:
 def _axis(end: float) -> str:
     step = next((s for s in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60) if end / s <= 8), 120)
     marks = [step * i for i in range(int(end / step) + 1)]
-    spans = "".join(f'<span style="left:{100 * s / end:.2f}%">{s:g} s</span>' for s in marks)
+    spans = "".join(_label(100 * s / end, f"{s:g} s") for s in marks)
     return f'<div class="axis" aria-hidden="true">{spans}</div>'
+
+
+def _label(left: float, says: str) -> str:
+    kind = ' class="end"' if left > LAST else ""
+    return f'<span{kind} style="left:{left:.2f}%">{says}</span>'

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from fractions import Fraction
 from functools import cache
@@ -59,6 +59,8 @@ class SpaceServer:
 
     Args:
         folder: Where everything goes that it writes.
+        root: Where it is started.
+        command: What Python is to run there.
 
     Attributes:
         url: Its address.
@@ -67,7 +69,9 @@ class SpaceServer:
         log: What it prints.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(
+        self, folder: Path, root: Path = ROOT, command: Sequence[str] = ("-m", "space.app")
+    ):
         self.work, self.files, self.log = folder / "work", folder / "files", folder / "log.txt"
         self.work.mkdir()
         self.files.mkdir()
@@ -77,8 +81,8 @@ class SpaceServer:
         self.url = f"http://127.0.0.1:{port}"
         with self.log.open("w") as out:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "space.app", "--port", str(port), "--device", "cpu"],
-                cwd=ROOT,
+                [sys.executable, *command, "--port", str(port), "--device", "cpu"],
+                cwd=root,
                 env=self._environment(),
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -150,7 +154,7 @@ class SpaceServer:
 
     def kept_answers(self) -> list[Path]:
         """One file per answer that was computed for an example."""
-        return list(self.work.glob("findtrack-examples-*/*/overlay.mp4"))
+        return list(self.work.glob("findtrack-examples-*/*/results/overlay.mp4"))
 
     def let_files_age(self) -> None:
         """Time passes, until the app has removed what was there before this call."""

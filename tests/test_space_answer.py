@@ -9,6 +9,7 @@ import xml.etree.ElementTree as ET
 import zipfile
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from space.background import Result, Step, Stopped, in_steps
 from space.gallery import caption, gallery
 from space.intake import Options, RequestError
 from space.limits import Limits
-from space.segmenter import LONGEST, Segmenter, estimated_seconds
+from space.segmenter import Segmenter, estimated_seconds
 from space.timeline import css_color, seconds_of, timeline
 from space.video_part import VideoPart
 from tests.test_video_io import write
@@ -68,12 +69,15 @@ class Stub:
     """A segmenter that answers with squares, and can be endless or fail."""
 
     def __init__(self, endless: bool = False, error: Exception | None = None):
-        self.endless, self.error = endless, error
+        self.endless, self.error, self.shared_gpu = endless, error, False
         self.asked, self.calls, self.left, self.end = [], 0, False, None
 
     def segment(self, video, expressions, key_frames, threshold):
         self.asked.append((video, expressions, key_frames, threshold))
         yield from in_steps(lambda progress: self._work(video, expressions, key_frames, progress))
+
+    def seconds(self, video, expressions, key_frames, threshold):
+        return video.num_frames * len(expressions) * key_frames
 
     def _work(self, video, expressions, key_frames, progress):
         try:
@@ -177,7 +181,7 @@ def test_the_model_is_asked_for_the_part_with_the_options(clip, tmp_path):
     [
         ({"text": "\n"}, "No text", 0),
         ({"text": "a\nb", "limits": Limits(max_expressions=1)}, "at most 1", 0),
-        ({"options": Options(0, 0.5, 0, 0, 0.5)}, "key_frames is 0", 0),
+        ({"options": Options(0, 0.5, 0, 0, 0.5)}, "Key frames is 0", 0),
         ({"clip": None}, "No video", 1),
         ({"clip": Path("gone.mp4")}, "not there any more", 1),
         ({"options": Options(5, 0.5, 9, 0, 0.5)}, "starts at 9 s", 1),
@@ -399,7 +403,8 @@ def test_text_of_the_visitor_stays_text(part, asked):
 def test_a_row_per_expression_says_in_words_what_it_shows(asked):
     tree = parse(asked[2].timeline)
     rows = list(tree.iter("figure"))
-    assert [t.strip() for t in texts(row.find("figcaption") for row in rows)] == TEXTS
+    expected = [f"{text} not found" if "ghost" in text else text for text in TEXTS]
+    assert texts(row.find("figcaption") for row in rows) == expected
     drawings = [row.find(".//svg") for row in rows]
     labels = [drawing.get("aria-label") for drawing in drawings]
     assert all(drawing.get("role") == "img" for drawing in drawings)
@@ -411,6 +416,17 @@ def test_a_row_per_expression_says_in_words_what_it_shows(asked):
         for said in ("92 % of the frames", "from 0.0 s to 0.7 s of 0.8 s", "key frame at 0.7 s"):
             assert said in label
         assert css_color(number) in {e.get("fill") for e in drawings[number].iter()}
+
+
+def test_the_row_of_what_is_not_found_is_grey(asked):
+    for number, row in enumerate(parse(asked[2].timeline).iter("figure")):
+        shapes = list(row.find(".//svg"))
+        used = {shape.get(name) for shape in shapes for name in ("fill", "stroke")}
+        found = number != 2
+        assert row.get("class") == ("found" if found else "missing")
+        assert used - {"none", None} == {css_color(number) if found else "#868c96"}
+        square = row.find("figcaption/i").get("style")
+        assert square == f"background:{css_color(number) if found else 'transparent'}"
 
 
 def positions(row: ET.Element, kind: str) -> list[float]:
@@ -495,6 +511,7 @@ def test_the_axis_has_a_handful_of_marks(seconds):
     for mark, value in zip(marks, shown, strict=True):
         left = float(re.search(r"left:\s*([\d.]+)%", mark.get("style"))[1])
         assert left == pytest.approx(100 * value / end, abs=0.01)
+        assert mark.get("class") == ("end" if left > 95 else None)  # or it would stick out
 
 
 # The pictures
@@ -667,10 +684,50 @@ def test_the_page_starts_with_the_thresholds_of_the_model(
 
 
 def test_the_gpu_is_asked_for_as_long_as_the_request_is_large():
-    def seconds(frames, count, key_frames=5):
-        video = open_video(np.broadcast_to(np.zeros(3, np.uint8), (frames, 8, 8, 3)))
-        return estimated_seconds(video, ["x"] * count, key_frames, 0.5)
+    def seconds(frames, count, key_frames=5, parameters=1e9):
+        return estimated_seconds(frames, count, key_frames, parameters)
 
     assert 1 <= seconds(1, 1) < seconds(100, 1) < seconds(100, 4) < seconds(100, 4, 20)
-    assert seconds(1800, 8, 20) == LONGEST
+    assert seconds(100, 4, parameters=2e7) < seconds(100, 4)
     assert type(seconds(10, 1)) is int
+
+
+def test_a_lent_gpu_is_asked_for_the_time_of_the_request(parts, monkeypatch, clip):
+    """As ZeroGPU calls it: the function's own arguments give the duration."""
+    asked = []
+
+    def lend(function, duration):
+        def lent(*given):
+            asked.append(duration(*given))
+            yield from function(*given)
+
+        return lent
+
+    zero = SimpleNamespace(GPU=lend, config=SimpleNamespace(Config=SimpleNamespace(zero_gpu=True)))
+    monkeypatch.setattr(segmenter_module, "spaces", zero)
+    monkeypatch.setattr(segmenter_module, "load_model", lambda *_: parts)
+    segmenter, video = Segmenter("x"), open_video(clip)
+    assert segmenter.shared_gpu
+    *_, last = segmenter.segment(video, ["the dog", "the cat"], 2, 0)
+    assert len(last.value) == 2
+    parameters = segmenter.model.num_parameters()
+    assert asked == [estimated_seconds(video.num_frames, 2, 2, parameters)]
+
+
+def test_more_than_a_gpu_is_lent_for_is_refused_before(clip, tmp_path):
+    stub = Stub()
+    stub.shared_gpu = True
+    request = {"text": "a\nb", "segmenter": stub, "options": Options(3, 0.5, 0, 0, 0.5)}
+    seconds = FRAMES * 2 * 3
+    *_, last = ask(clip, tmp_path, **request, limits=Limits(max_gpu_seconds=seconds))
+    assert isinstance(last, Answer)
+    stub.asked.clear()
+    limits = Limits(max_gpu_seconds=seconds - 1)
+    message = f"about {seconds} s of GPU time: at most {seconds - 1} s; choose a shorter part"
+    with pytest.raises(RequestError, match=message):
+        list(ask(clip, tmp_path, **request, limits=limits))
+    assert not stub.asked
+    stub.shared_gpu = False
+    (tmp_path / "again").mkdir()
+    *_, last = ask(clip, tmp_path / "again", **request, limits=limits)
+    assert isinstance(last, Answer)

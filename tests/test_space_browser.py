@@ -37,6 +37,8 @@ def browser():
     """Not longer than this file: while Playwright runs, nobody else can start an event loop."""
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     arguments = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--no-proxy-server"]
+    # A camera that shows a clock, and nobody has to be asked for it.
+    arguments += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
     with api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
         yield browser
@@ -44,9 +46,14 @@ def browser():
 
 
 @pytest.fixture
-def visit(browser, space_server) -> Iterator[Callable]:
+def wrong() -> list[str]:
+    """What went wrong on the pages of a test."""
+    return []
+
+
+@pytest.fixture
+def visit(browser, space_server, wrong) -> Iterator[Callable]:
     """Opens the page; nothing it does may go wrong, nor go elsewhere."""
-    wrong: list[str] = []
 
     def watch(page) -> None:
         page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
@@ -249,20 +256,127 @@ def test_the_button_works_as_soon_as_it_can_be_pressed_after_cancel(visit, clip)
     wait_for_answer(page, SHEEP)
 
 
-def test_an_example_is_computed_once(visit, space_server):
+def test_who_waits_sees_it_and_can_cancel(visit, clip, space_server, tmp_path):
+    first, second = visit(), visit()
+    upload(first, write_clip(tmp_path / "long.mp4", 240))
+    start(first, LONG_WORK)
+    first.wait_for_selector(".progress-line [role=progressbar]")
+    (busy,) = space_server.request_folders()
+    upload(second, clip)
+    start(second, SHEEP)
+    second.locator(".progress-line", has_text="Waiting for its turn").wait_for()
+    second.locator("#status", has_text="queue: 1/1").wait_for()
+    assert second.is_disabled("#find")
+    with second.expect_response("**/gradio_api/cancel"):
+        second.click("#cancel")
+    wait_until_idle(second)
+    first.click("#cancel")  # now it would be the second one's turn
+    wait_until(lambda: not busy.exists(), "the first one's work is over")
+    wait_until_idle(first)
+    upload(first, clip)
+    start(first, SWAN)
+    wait_for_answer(first, SWAN)
+    assert second.locator("#verdict li").count() == 0
+
+
+def test_who_waits_is_answered_when_the_work_before_is_cancelled(visit, clip, tmp_path):
+    first, second = visit(), visit()
+    upload(first, write_clip(tmp_path / "long.mp4", 240))
+    start(first, LONG_WORK)
+    first.wait_for_selector(".progress-line [role=progressbar]")
+    upload(second, clip)
+    start(second, f"{SWAN}\n{SHEEP}")
+    second.locator("#status", has_text="queue: 1/1").wait_for()
+    first.click("#cancel")
+    wait_for_answer(second, f"{SWAN}\n{SHEEP}")
+    wait_until_idle(first)
+    assert first.locator("#verdict li").count() == 0
+    upload(first, clip)
+    start(first, ABSENT)
+    wait_for_answer(first, ABSENT)
+
+
+def test_cancel_before_the_queue_has_the_request(visit, clip, wrong):
+    """On a slow line there is nothing yet that Gradio could cancel; it says so on the console."""
     page = visit()
-    shown = []
-    for _ in range(2):
-        page.reload()
-        page.wait_for_selector("#find")
-        page.click(".tr-body >> nth=0")
-        page.wait_for_function("document.querySelector('#expressions textarea').value")
-        wait_for_answer(page, page.input_value("#expressions textarea"))
-        check_it_plays(page)
-        shown.append(page.inner_text("#verdict"))
-        assert page.locator("#verdict li.found").count() >= 1
-    assert shown[0] == shown[1]
-    assert len(space_server.kept_answers()) == 1
+    upload(page, clip)
+    held = []
+    page.route(
+        "**/gradio_api/queue/join*",
+        lambda route: route.continue_() if held else held.append(route),
+    )
+    start(page, SHEEP)
+    page.wait_for_selector("#cancel")
+    wait_until(lambda: page.wait_for_timeout(100) or held, "the request is on its way")
+    page.click("#cancel")
+    page.wait_for_selector("#cancel", state="hidden")
+    page.evaluate(
+        """() => {
+            window.told = [];
+            new MutationObserver(
+                () => told.push(document.querySelector("#verdict")?.innerText)
+            ).observe(document.body, {subtree: true, childList: true, characterData: true});
+        }"""
+    )
+    held[0].continue_()
+    start(page, SWAN)  # its turn is after that of the cancelled one
+    wait_for_answer(page, SWAN)
+    told = "\n".join(filter(None, page.evaluate("told")))
+    assert SWAN in told and SHEEP not in told
+    assert all("422" in said for said in wrong)
+    wrong.clear()
+
+
+def test_an_example_is_computed_once_and_then_there_at_once(visit, space_server, tmp_path):
+    page = visit()
+    page.click("#options button")
+    page.get_by_label("Start").fill("2")  # an example is asked for with the options of the start
+    page.click(".tr-body >> nth=0")
+    page.wait_for_selector(".progress-line [role=progressbar]")
+    assert page.is_disabled("#find")
+    text = page.input_value("#expressions textarea")
+    wait_for_answer(page, text)
+    assert page.get_by_label("Start").input_value() == "0"
+    check_it_plays(page)
+    assert page.locator("#verdict li.found").count() >= 1
+    (kept,) = space_server.kept_answers()
+    told, written = page.inner_text("#verdict"), kept.stat().st_mtime_ns
+    upload(page, write_clip(tmp_path / "long.mp4", 240))
+    start(page, LONG_WORK)
+    page.wait_for_selector(".progress-line [role=progressbar]")
+    other = visit()
+    other.click(".tr-body >> nth=0")
+    wait_for_answer(other, text)
+    check_it_plays(other)
+    assert page.is_visible("#cancel")  # the model is still busy with the other page
+    page.click("#cancel")
+    assert other.inner_text("#verdict") == told
+    assert space_server.kept_answers() == [kept] and kept.stat().st_mtime_ns == written
+
+
+def test_emptied_numbers_are_the_whole_video(visit, clip):
+    page = visit()
+    upload(page, clip)
+    page.click("#options button")
+    for label in ("Start", "End"):
+        page.get_by_label(label).fill("")
+    start(page, SHEEP)
+    wait_for_answer(page, SHEEP)
+
+
+def test_a_recording_is_answered(visit):
+    page = visit()
+    page.click("#video [aria-label='Capture from camera']")
+    page.click("#video [title='grant webcam access'] button")
+    page.click("#video [title='start recording']")
+    page.wait_for_selector("#video [title='stop recording']")
+    page.wait_for_timeout(1500)  # of the recording
+    page.click("#video [title='stop recording']")
+    page.wait_for_selector("#video video:not([data-testid=webcam-video])", state="attached")
+    start(page, ABSENT)
+    wait_for_answer(page, ABSENT)
+    check_it_plays(page)
+    assert page.evaluate("document.querySelector('#overlay video').videoWidth") == 1280
 
 
 # How it looks and who can use it

@@ -100,11 +100,32 @@ def test_duration_in_words(seconds, words):
     assert duration(seconds) == words
 
 
-def test_limits_are_told():
-    told = Limits(max_upload_seconds=240, max_megabytes=30, max_pixels=640 * 480, max_seconds=20)
-    for part in ("4 min", "30 MB", "0.3 megapixels", "20 s"):
-        assert part in told.describe()
-    assert "\n" not in told.describe()
+TOLD = {  # a setting and how a visitor reads it
+    "max_megabytes": (7, "up to .* 7 MB"),
+    "max_upload_seconds": (240, "up to 4 min, "),
+    "max_seconds": (20, "up to 20 s and .* at a time"),
+    "max_frames": (77, "up to .* 77 frames at a time"),
+    "max_pixels": (640 * 480, r"up to .* 0\.3 megapixels"),
+    "min_side": (24, "at least 24 pixels a side"),
+    "max_expressions": (3, "up to 3 lines"),
+    "max_characters": (70, "lines of 70 characters"),
+    "max_key_frames": (9, "up to 9 key frames"),
+    "max_gpu_seconds": (45, "up to 45 s of GPU time"),
+}
+
+
+@pytest.mark.parametrize(
+    "name", sorted({field.name for field in fields(Limits)} - {"max_queue", "keep_seconds"})
+)
+def test_a_visitor_is_told_every_limit(name):
+    value, words = TOLD[name]
+    told = replace(Limits(), **{name: value}).describe(shared_gpu=True)
+    assert re.search(words, told) and not re.search(words, Limits().describe(shared_gpu=True))
+    assert "\n" not in told and "GPU" not in Limits().describe()
+
+
+def test_a_megabyte_is_a_million_bytes():
+    assert Limits(max_megabytes=3).max_bytes == 3_000_000
 
 
 # Expressions
@@ -171,6 +192,14 @@ def test_expressions_are_held_to_the_limits_given():
 
 # Options
 
+LABELS = {  # on the page
+    "key_frames": "Key frames",
+    "threshold": "Threshold",
+    "start": "Start",
+    "end": "End",
+    "opacity": "Opacity",
+}
+
 
 @pytest.mark.parametrize(
     "good",
@@ -189,28 +218,56 @@ def test_expressions_are_held_to_the_limits_given():
     ],
 )
 def test_options_in_their_range(good):
-    check_options(options(**good), LIMITS)
+    assert check_options(options(**good), LIMITS) == options(**good)
+
+
+@pytest.mark.parametrize("value", [3, 3.0])
+def test_key_frames_are_counted(value):
+    checked = check_options(options(key_frames=value), LIMITS)
+    assert checked == options(key_frames=3) and type(checked.key_frames) is int
 
 
 @pytest.mark.parametrize(
-    "value", [math.nan, math.inf, -math.inf, -0.01, "1", "", None, True, False, [1], 10**400],
-    ids=lambda value: f"{type(value).__name__} {str(value)[:6]}",
+    ("empty", "filled"),
+    [
+        ({"start": None, "end": None}, {"start": 0, "end": 0}),
+        ({"start": None, "end": 0.5}, {"start": 0, "end": 0.5}),
+        ({"start": 0.5, "end": None}, {"start": 0.5, "end": 0}),
+    ],
+)
+def test_an_empty_start_or_end_is_that_of_the_video(empty, filled):
+    assert check_options(options(**empty), LIMITS) == options(**filled)
+
+
+@pytest.mark.parametrize("name", ["key_frames", "threshold", "opacity"])
+def test_other_options_cannot_be_empty(name):
+    with pytest.raises(RequestError, match=f"^{LABELS[name]} is empty: give a "):
+        check_options(options(**{name: None}), LIMITS)
+
+
+@pytest.mark.parametrize(
+    "value", [math.nan, math.inf, -math.inf, -0.01, "1", "", "1\n2", True, False, [1], 10**400],
+    ids=lambda value: f"{type(value).__name__} {str(value)[:6]!r}",
 )  # fmt: skip
 def test_options_that_are_no_finite_numbers_are_refused(value):
-    for name in (field.name for field in fields(Options)):
+    for name, label in LABELS.items():
         with pytest.raises(RequestError) as caught:
             check_options(options(**{name: value}), LIMITS)
-        assert str(caught.value).startswith(f"{name} is ")
-        assert "give a number from " in str(caught.value)
+        words = rf"{label} is .{{1,20}}: give a (whole )?number from \d to \d+\."
+        assert re.fullmatch(words, str(caught.value))
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"key_frames": 0}, "key_frames is 0: give a number from 1 to 20."),
-        ({"key_frames": 21}, "key_frames is 21: give a number from 1 to 20."),
-        ({"threshold": 1.01}, "threshold is 1.01: give a number from 0 to 1."),
-        ({"opacity": 2}, "opacity is 2: give a number from 0 to 1."),
+        ({"key_frames": 0}, "Key frames is 0: give a whole number from 1 to 20."),
+        ({"key_frames": 21}, "Key frames is 21: give a whole number from 1 to 20."),
+        ({"key_frames": 2.5}, "Key frames is 2.5: give a whole number from 1 to 20."),
+        ({"threshold": 1.01}, "Threshold is 1.01: give a number from 0 to 1."),
+        ({"start": -1}, "Start is -1: give a number from 0 to 1000000000."),
+        ({"end": "2"}, "End is '2': give a number from 0 to 1000000000."),
+        ({"opacity": 2}, "Opacity is 2: give a number from 0 to 1."),
+        ({"start": None, "end": -1}, "End is -1: give a number from 0 to 1000000000."),
         ({"start": 2, "end": 1.5}, "The part ends at 1.5 s, before it starts at 2 s."),
         ({"start": 2, "end": 2}, "The part ends at 2 s, before it starts at 2 s."),
     ],
@@ -287,7 +344,7 @@ def test_only_files_are_opened_and_what_they_hold_is_not_told():
         assert Path(__file__).name not in message
 
 
-@pytest.mark.parametrize(("size", "shown"), [(3_000_000, "3"), (1_200_000, None)])
+@pytest.mark.parametrize(("size", "shown"), [(3_000_000, "3"), (1_000_001, "1.1")])
 def test_a_file_too_large_is_not_opened(size, shown, tmp_path, monkeypatch):
     monkeypatch.setattr(intake, "av", None)
     monkeypatch.setattr(intake, "open_video", None)
@@ -297,7 +354,7 @@ def test_a_file_too_large_is_not_opened(size, shown, tmp_path, monkeypatch):
     message = refusal(path, limits=Limits(max_megabytes=1))
     number, rest = message.removeprefix("The file has ").split(" MB: ")
     assert rest == "at most 1 MB."
-    assert number == shown or (shown is None and float(number) > 1), "above the limit, as told"
+    assert number == shown, "above the limit, as told"
 
 
 def test_a_file_as_large_as_the_limit_is_opened(tmp_path):

@@ -19,6 +19,7 @@ from modeling_findtrack.output_folder import OutputError
 from space import publish
 from space.limits import PREFIX, Limits
 from space.publish import main, make_folder, push
+from tests.space_server import PATIENCE, SpaceServer, needs_space
 
 ROOT = Path(__file__).parents[1]
 TOP = {"README.md", "requirements.txt", "thumbnail.png", ".gitattributes", "LICENSE"}
@@ -64,7 +65,7 @@ def test_the_folder_is_complete(made):
     expected = set(TOP)
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*"):
-            if path.is_file() and "__pycache__" not in path.parts:
+            if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".pyi":
                 expected.add(path.relative_to(ROOT).as_posix())
     expected -= {f"space/{name}" for name in TOP}
     assert files(made) == expected
@@ -145,14 +146,26 @@ def test_the_readme_names_every_setting_with_its_default(made):
 # Running it
 
 
-def test_the_app_runs_in_the_folder_alone(made):
+@pytest.fixture
+def run_in(tmp_path) -> Path:
+    """A folder to start the app in: Gradio writes beside its modules."""
+    make_folder(tmp_path / "space-folder")
+    return tmp_path / "space-folder"
+
+
+def loaded(log: str) -> set[str]:
+    """The files of the modules that `python -v` tells of."""
+    return set(re.findall(r"^# code object from '?([^'\n]+\.pyc?)'?$", log, flags=re.M))
+
+
+def test_the_app_runs_in_the_folder_alone(run_in):
     """In a process without the checkout: neither its folder nor the editable install is seen."""
     packages = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "GRADIO"))}
     clean |= {"PYTHONPATH": os.pathsep.join(packages), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         [sys.executable, "-S", "-v", "space/app.py", "--help"],
-        cwd=made,
+        cwd=run_in,
         env=clean,
         capture_output=True,
         text=True,
@@ -160,12 +173,45 @@ def test_the_app_runs_in_the_folder_alone(made):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.startswith("usage:") and "--port" in done.stdout
-    loaded = re.findall(r"^# code object from '?([^'\n]+\.py)'?$", done.stderr, flags=re.M)
-    ours = {path for path in loaded if PACKAGES & set(Path(path).parts[-2:-1])}
-    assert f"{made}/modeling_findtrack/cli.py" in ours and f"{made}/space/answer.py" in ours
-    assert all(path.startswith(f"{made}/") for path in ours)
+    ours = {path for path in loaded(done.stderr) if PACKAGES & set(Path(path).parts[-2:-1])}
+    assert {f"{run_in}/modeling_findtrack/cli.py", f"{run_in}/space/answer.py"} <= ours
+    assert all(path.startswith(f"{run_in}/") for path in ours)
     assert f"{ROOT}/modeling_findtrack" not in done.stderr
     assert f"{ROOT}/space" not in done.stderr
+
+
+@needs_space
+def test_the_app_answers_from_the_folder(run_in, tmp_path, monkeypatch):
+    """Started as Spaces do, while the checkout is installed: nothing of that is to be used."""
+    pytest.importorskip("gradio", reason="gradio is not installed")
+    from gradio_client import handle_file
+
+    for name in [name for name in os.environ if name.startswith("PYTHON")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    server = SpaceServer(tmp_path, run_in, ["-v", "space/app.py"])
+    try:
+        server.wait_until_ready()
+        assert httpx.get(server.url, trust_env=False, timeout=PATIENCE).status_code == 200
+        client = server.client(tmp_path / "downloads")
+        _, _, result = client.predict(
+            video=handle_file(run_in / "space" / "examples" / "swans.mp4"),
+            expressions="the leftmost swan\nthe sheep",
+            key_frames=1,
+            end=0.25,
+            api_name="/segment",
+        )
+        client.close()
+    finally:
+        server.stop()
+    answers = result["expressions"]
+    assert [answer["text"] for answer in answers] == ["the leftmost swan", "the sheep"]
+    assert all(answer["found"] in (True, False) for answer in answers)
+    modules = loaded(server.log.read_text())
+    assert {f"{run_in}/space/answer.py", f"{run_in}/modeling_findtrack/finder.py"} <= modules
+    environment = Path(sys.prefix)  # it may lie in the checkout
+    foreign = [Path(path) for path in modules if Path(path).is_relative_to(ROOT)]
+    assert all(path.is_relative_to(environment) for path in foreign)
 
 
 # Making it again, and where it must not be made
@@ -201,7 +247,23 @@ def test_another_folder_is_refused(name, tmp_path, capsys):
     assert main(["--out", str(tmp_path)]) == 2
     out, err = capsys.readouterr()
     assert not out and err.startswith("space.publish: error: ") and err.count("\n") == 1
+    assert "--overwrite" in err
     assert files(tmp_path) == {name}
+
+
+def test_other_files_stay_when_asked_to_add(tmp_path, made, capsys):
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "config").write_text("mine")
+    assert main(["--out", str(tmp_path), "--overwrite"]) == 0
+    assert files(tmp_path) == files(made) | {".git/config"}
+    assert (tmp_path / ".git" / "config").read_text() == "mine"
+
+
+def test_none_of_them_is_replaced(tmp_path, capsys):
+    (tmp_path / "README.md").write_text("mine")
+    assert main(["--out", str(tmp_path), "--overwrite"]) == 2
+    assert "README.md is there already" in capsys.readouterr().err
+    assert files(tmp_path) == {"README.md"} and (tmp_path / "README.md").read_text() == "mine"
 
 
 def test_a_file_in_the_way_is_refused(tmp_path):
@@ -223,8 +285,9 @@ def test_the_sources_are_no_place_for_it(where, tmp_path, monkeypatch):
     (root / "space" / "__pycache__" / "app.cpython-310.pyc").write_text("old")
     monkeypatch.setattr(publish, "HERE", root / "space")
     before = files(root)
-    with pytest.raises(OutputError):
-        make_folder(root / where)
+    for overwrite in (False, True):
+        with pytest.raises(OutputError):
+            make_folder(root / where, overwrite=overwrite)
     assert files(root) == before
     make_folder(root / "space-folder")  # as the README has it
     assert files(root / "space-folder") == TOP | {"space/app.py", "modeling_findtrack/cli.py"}
@@ -303,6 +366,16 @@ def test_only_our_files_are_pushed(made, hub):
     kept = set(filter_repo_objects(sorted(files(made) | foreign), allow_patterns=patterns))
     kept = set(filter_repo_objects(kept, ignore_patterns=upload.get("ignore_patterns")))
     assert kept == files(made)
+
+
+def test_what_only_an_older_version_had_is_deleted(made, hub):
+    """`upload_folder` spares what it uploads, and `.gitattributes`."""
+    push(made, "someone/findtrack")
+    old = {"space/gone.py", "space/examples/gone.mp4", "modeling_findtrack/a/b/gone.json"}
+    foreign = {"notes.txt", "space.txt", "spaces/app.py", "my/space/app.py", "my-space/app.py"}
+    there = files(made) | old | foreign
+    patterns = hub.calls[-1][2]["delete_patterns"]
+    assert set(filter_repo_objects(there, allow_patterns=patterns)) - files(made) == old
 
 
 def test_the_command_pushes_when_asked(tmp_path, hub, capsys):
