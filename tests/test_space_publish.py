@@ -19,7 +19,7 @@ from modeling_findtrack.output_folder import OutputError
 from space import publish
 from space.limits import PREFIX, Limits
 from space.publish import main, make_folder, push
-from tests.space_server import PATIENCE, SpaceServer, needs_space
+from tests.space_server import PATIENCE, SpaceServer, needs_space, wait_until
 
 ROOT = Path(__file__).parents[1]
 TOP = {"README.md", "requirements.txt", "thumbnail.png", ".gitattributes", "LICENSE"}
@@ -201,9 +201,15 @@ def test_the_app_answers_from_the_folder(run_in, tmp_path, monkeypatch):
             end=0.25,
             api_name="/segment",
         )
-        client.close()
+        client.submit(  # stopped in the middle of this, it leaves nothing
+            video=handle_file(run_in / "space" / "examples" / "swans.mp4"),
+            expressions="\n".join("abcdefgh"),
+            api_name="/segment",
+        )
+        wait_until(server.request_folders, "it works")
     finally:
         server.stop()
+    assert not [*server.work.iterdir(), *server.files.iterdir()]
     answers = result["expressions"]
     assert [answer["text"] for answer in answers] == ["the leftmost swan", "the sheep"]
     assert all(answer["found"] in (True, False) for answer in answers)
