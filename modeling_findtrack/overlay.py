@@ -135,7 +135,9 @@ class Overlay:
         half = max(1, self._unit // 10)
         draw.rectangle((self._x(0), y - half, self._x(self._num_frames - 1), y + half), fill=RAIL)
         for index in np.flatnonzero(track.masks.areas()):
-            draw.rectangle((self._x(index), y - half, self._x(index + 1) - 1, y + half), fill=color)
+            left = self._x(index)
+            right = max(left, self._x(index + 1) - 1)  # a video may have more frames than pixels
+            draw.rectangle((left, y - half, right, y + half), fill=color)
         if track.key_frame is not None:
             x, reach = self._x(track.key_frame), max(3, self._unit // 3)
             diamond = [(x - reach, y), (x, y - reach), (x + reach, y), (x, y + reach)]

@@ -20,13 +20,15 @@ CHUNK_BYTES = 128 * 2**20
 _TEXT_CODECS = frozenset({"ansi", "bintext", "xbin", "idf"})  # FFmpeg "plays" .txt files
 
 
-def open_video(source) -> Video:
+def open_video(source, max_pixels: int | None = None) -> Video:
     """Open anything that holds frames.
 
     Args:
         source: Path of a video file; path of a folder of images (natural order); binary, seekable
             file object; list of image paths, PIL images or arrays; array (T, H, W, 3) uint8; or a
             `Video`.
+        max_pixels: Larger frames of a video file are an error and are not decoded. Codecs count
+            some pixels that are not shown: they may pad each side to a multiple of 64.
 
     Raises:
         VideoError: If it is missing, not a video, empty, damaged, or of changing frame size.
@@ -40,10 +42,11 @@ def open_video(source) -> Video:
             return open_folder(path)
         if not path.exists():
             raise VideoError(f"{source}: no such file; give a video file or a folder of images")
-        return _FileVideo(path, path.name)
+        return _FileVideo(path, path.name, max_pixels)
     if hasattr(source, "read"):
         name = getattr(source, "name", None)
-        return _FileVideo(source, Path(name).name if isinstance(name, str) else "stream")
+        name = Path(name).name if isinstance(name, str) else "stream"
+        return _FileVideo(source, name, max_pixels)
     if isinstance(source, list | tuple) or hasattr(source, "__array__"):
         return open_images(source)
     raise TypeError(f"a video is a path, file object, image list or array, not {type(source)}")
@@ -57,31 +60,32 @@ class _FileVideo(Video):
     other.
     """
 
-    def __init__(self, source, name: str):
+    def __init__(self, source, name: str, max_pixels: int | None = None):
         self.name = name
+        self._options = {} if max_pixels is None else {"max_pixels": str(max_pixels)}
         self._source = source
         self._label = str(source) if isinstance(source, Path) else name
         self._scan()
 
     def _scan(self) -> None:
-        pts, keys, sizes, rotation = [], [], {}, 0
+        pts, keys = [], []
         with self._open() as container:
             stream = video_stream(container, self._label)
             time_base, fps = stream.time_base, stream.average_rate or stream.guessed_rate
             for frame in self._decode(container, stream, whole=True):
+                size = frame.height, frame.width
                 if not pts:
-                    rotation = frame.rotation
-                sizes.setdefault((frame.height, frame.width), len(pts))
+                    first, rotation = size, frame.rotation
+                check_sizes(self._label, [first, size], ["frame 0", f"frame {len(pts)}"])
                 if frame.key_frame:
                     keys.append(len(pts))
                 pts.append(frame.pts)
         if not pts:
             raise VideoError(f"{self._label}: no frames; the file may be truncated")
-        check_sizes(self._label, list(sizes), [f"frame {i}" for i in sizes.values()])
         self._pts, self.num_frames = pts, len(pts)
         # Frames are turned by quarters only; what players do with other angles differs.
         self._quarters = round(rotation / 90) % 4  # counter-clockwise, as np.rot90 counts
-        self.height, self.width = next(iter(sizes))
+        self.height, self.width = first
         if self._quarters % 2:
             self.height, self.width = self.width, self.height
         usable = None not in pts and all(a < b for a, b in zip(pts, pts[1:], strict=False))
@@ -101,7 +105,7 @@ class _FileVideo(Video):
         source = self._source
         source = str(source) if isinstance(source, Path) else _OwnPosition(source)
         try:
-            return av.open(source, metadata_errors="replace")
+            return av.open(source, metadata_errors="replace", options=self._options)
         except (av.FFmpegError, OSError) as error:
             if isinstance(error, PermissionError):
                 raise VideoError(f"{self._label}: permission denied; make it readable") from None
@@ -117,6 +121,7 @@ class _FileVideo(Video):
         With `whole`, a file that ends before its index does is an error.
         """
         stream.thread_type = "AUTO"
+        stream.codec_context.options = self._options
         count = packets = 0
         cut = waiting = False
         if anchor_pts is not None:
@@ -146,8 +151,10 @@ class _FileVideo(Video):
             return []  # a recording cut from a broadcast may open in the middle of a group
 
     def _damaged(self, count: int) -> VideoError:
+        larger = ", or larger from there on" if self._options else ""
         return VideoError(
-            f"{self._label}: truncated or damaged after {count} frames; copy or encode it again"
+            f"{self._label}: truncated or damaged after {count} frames{larger}; "
+            "copy or encode it again"
         )
 
     def _decode_at(self, anchor: int) -> Iterator[av.VideoFrame]:

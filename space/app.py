@@ -6,13 +6,14 @@ FindTrack is taken. Limits are settings, too: see limits.py.
 
 import argparse
 import os
+import secrets
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import astuple
 from html import escape
-from itertools import count
 from pathlib import Path
 
 if not __package__:  # run as a file, as Spaces do: the packages lie one folder up
@@ -24,7 +25,7 @@ import gradio as gr
 
 from modeling_findtrack.cli import DEFAULT_MODEL, model_name
 from space.answer import Answer, answer
-from space.background import Step
+from space.background import Step, in_background
 from space.download import limit_downloads
 from space.example_answers import ExampleAnswers
 from space.intake import Options, RequestError, own_upload
@@ -57,8 +58,12 @@ TINY = (
     "emoji and shows how the method works, not what it can do on real footage.</p>"
 )
 WAITING = '<div class="progress-line" aria-live="polite">Waiting for its turn</div>'
-# Presses the button, unless the answer is there already.
-PRESS = """(there) => { if (!there) document.querySelector("#find").click(); }"""
+# Presses the button, as soon as that is possible, unless the answer is there already.
+PRESS = """async (there) => {
+  const find = document.querySelector("#find");
+  while (!there && find.disabled) await new Promise(done => setTimeout(done, 20));
+  if (!there) find.click();
+}"""
 # On a phone the answer lies below the screen.
 SCROLL = """() => document.querySelector("#overlay")?.scrollIntoView({
   block: matchMedia("(max-width: 50em)").matches ? "start" : "nearest",
@@ -79,10 +84,10 @@ class Page:
         self.segmenter, self.limits, self.name = segmenter, limits, name
         self.defaults = Options(segmenter.key_frames, segmenter.threshold, 0, 0, OPACITY)
         self.examples = ExampleAnswers(EXAMPLES, self.defaults)
-        self._tickets = count(1)
+        self._wanted: dict[str, str] = {}  # the request that a session waits for
         self.blocks = self._build()
 
-    def segment(
+    async def segment(
         self,
         video: str,
         expressions: str,
@@ -92,7 +97,7 @@ class Page:
         end: float,
         opacity: float,
         progress=gr.Progress(),  # noqa: B008  (this is how Gradio finds it)
-    ) -> Iterator[tuple[str, list[str], dict]]:
+    ) -> AsyncIterator[tuple[str, list[str], dict]]:
         """Find what each expression names in a video and track it: one mask per frame.
 
         Args:
@@ -110,41 +115,56 @@ class Page:
             video per expression); and per expression found or not, score, key frame, candidates.
         """
         options = Options(key_frames, threshold, start, end, opacity)
-        for event in self._answers(video, expressions, options):
-            if isinstance(event, Step):
-                progress((event.done, event.total), desc=STAGES[event.stage])
-            else:
-                yield event.overlay, event.files, event.result
-
-    def ask(self):
-        """The button was pressed: say so at once, whenever its turn comes."""
-        ticket = next(self._tickets)
-        return ticket, ticket, *_buttons(working=True), _status(WAITING)
-
-    def show(self, ticket, asked, video, expressions, key_frames, threshold, start, end, opacity):
-        """The same for the page: steps on the way, then all there is to see."""
-        if ticket != asked:  # cancelled before Gradio knew of it, so it could not be cancelled
-            return
-        options = Options(key_frames, threshold, start, end, opacity)
-        # Steps touch no button and only fill the line: after Cancel, one may still be on its way.
-        skipped = [gr.skip()] * SHOWN
-        try:
-            for event in self._answers(video, expressions, options):
+        work = in_background(self._answers(video, expressions, options), wanted=lambda: True)
+        async with aclosing(work) as events:
+            async for event in events:
                 if isinstance(event, Step):
-                    yield gr.skip(), gr.skip(), _progress(event), *skipped
+                    progress((event.done, event.total), desc=STAGES[event.stage])
+                else:
+                    yield event.overlay, event.files, event.result
+
+    def ask(self, request: gr.Request):
+        """The button was pressed: say so at once, whenever its turn comes."""
+        ticket = self._wanted[request.session_hash] = secrets.token_hex(8)
+        return ticket, *_buttons(working=True), _status(WAITING)
+
+    def give_up(self, request: gr.Request):
+        """Nobody waits for it any more, be it in the queue, at work, or over."""
+        self._wanted.pop(request.session_hash, None)
+        return *_buttons(working=False), _status("")
+
+    async def show(
+        self, ticket, video, expressions, key_frames, threshold, start, end, opacity,
+        request: gr.Request,
+    ):  # fmt: skip
+        """`segment` for the page: steps on the way, then all there is to see."""
+        options = Options(key_frames, threshold, start, end, opacity)
+        session = request.session_hash
+
+        def wanted() -> bool:
+            return self._wanted.get(session) == ticket
+
+        if not wanted():
+            return
+        # Steps only fill the line: they touch no button, since one may come when all is over.
+        work = in_background(self._answers(video, expressions, options), wanted)
+        async with aclosing(work) as events:
+            async for event in events:
+                if not wanted():
+                    return
+                if isinstance(event, Step):
+                    yield gr.skip(), gr.skip(), _progress(event), *[gr.skip()] * SHOWN
                     continue
                 for expression in event.missing:
                     gr.Info(f"Not found: “{escape(expression)}”. The best candidates are shown.")
-                yield *_buttons(working=False), _status(""), *_shown(event)
-        except Exception:
-            yield *_buttons(working=False), _status(""), *skipped
-            raise
+                yield *self.give_up(request), *_shown(event)
 
-    def kept(self, video, expressions):
-        """An example's answer if it is kept, and whether it is; with the options as they were."""
+    def choose(self, video, expressions, request: gr.Request):
+        """An example was chosen, with the options of the start: whether its answer is kept, and
+        that answer."""
         answer = self.examples.get(self.examples.match(video, expressions, self.defaults))
         shown = _shown(answer) if answer else [gr.skip()] * SHOWN
-        return bool(answer), *astuple(self.defaults), *shown
+        return bool(answer), *astuple(self.defaults), *self.give_up(request), *shown
 
     def _answers(self, video, expressions, options: Options) -> Iterator[Step | Answer]:
         """`answer` of the request, kept if it is an example's."""
@@ -164,11 +184,12 @@ class Page:
 
     def _answer(self, video, expressions, options: Options, folder: Path):
         """`answer` in a folder, with what it refuses as a message for the page."""
-        results = folder / "results"
+        upload, results = folder / "upload", folder / "results"
+        upload.mkdir()
         results.mkdir()
         try:
             yield from answer(
-                own_upload(video, folder),
+                own_upload(video, upload),
                 expressions,
                 options,
                 segmenter=self.segmenter,
@@ -179,6 +200,10 @@ class Page:
             raise gr.Error(
                 escape(str(error), quote=False), title="Not possible", print_exception=False
             ) from None
+        except gr.Error:
+            raise
+        except Exception as error:
+            raise gr.Error("Something went wrong here: try again, or another video.") from error
 
     def _build(self) -> gr.Blocks:
         with gr.Blocks(title="FindTrack") as blocks:
@@ -200,7 +225,11 @@ class Page:
             self.there = gr.Checkbox(visible="hidden", label="kept")
             self._events()
             self._endpoint()
-        return blocks.queue(max_size=self.limits.max_queue, default_concurrency_limit=1)
+        return blocks.queue(
+            max_size=self.limits.max_queue,
+            default_concurrency_limit=1,
+            api_open=False,  # no way past the queue
+        )
 
     def _request(self) -> None:
         """What is asked for."""
@@ -221,8 +250,7 @@ class Page:
             self.find = gr.Button("Find and track", variant="primary", elem_id="find")
             self.stop = gr.Button("Cancel", visible=False, elem_id="cancel")
         self.status = gr.HTML(visible=False, elem_id="status")
-        # Every press has a number: what the press sent, and which one the page now waits for.
-        self.ticket, self.asked = gr.Number(visible="hidden", label="ticket"), gr.State()
+        self.ticket = gr.Textbox(visible="hidden", label="ticket")
         with gr.Accordion("Options", open=False, elem_id="options"):
             self.options = [  # in the order of `Options`
                 gr.Slider(
@@ -272,26 +300,23 @@ class Page:
         private = {"show_progress": "hidden", "api_visibility": "private"}
         request = [self.video, self.text, *self.options]
         line = [self.find, self.stop, self.status]
-        start = self.find.click(
-            self.ask, None, [self.ticket, self.asked, *line], queue=False, **private
-        )
-        running = start.success(
-            self.show, [self.ticket, self.asked, *request], [*line, *self.shown],
+        asked = self.find.click(self.ask, None, [self.ticket, *line], queue=False, **private)
+        running = asked.success(
+            self.show, [self.ticket, *request], [*line, *self.shown],
             concurrency_id="model", trigger_mode="multiple", api_visibility="private",
             show_progress="minimal", show_progress_on=self.status,
         )  # fmt: skip
-        self.stop.click(
-            lambda: (None, *_buttons(working=False), _status("")),
-            None, [self.asked, *line], cancels=running, queue=False, **private,
-        )  # fmt: skip
+        # Gradio's own way to cancel knows nothing of a request that is still on its way.
+        for over in (self.stop.click, running.failure):
+            over(self.give_up, None, line, queue=False, **private)
         self.choice.load_input_event.then(
-            self.kept, [self.video, self.text], [self.there, *self.options, *self.shown],
-            queue=False, **private,
+            self.choose, [self.video, self.text],
+            [self.there, *self.options, *line, *self.shown], queue=False, **private,
         ).then(None, self.there, js=PRESS)  # fmt: skip
         # Whichever way an answer comes, fresh or as a kept example.
         self.verdict.change(
-            lambda: [gr.update(visible=False)] * 2 + [gr.update(visible=True)] * 2,
-            None, [self.placeholder, self.status, self.answer, self.details],
+            lambda: [gr.update(visible=shown) for shown in (False, True, True)],
+            None, [self.placeholder, self.answer, self.details],
             queue=False, **private,
         ).then(None, js=SCROLL)  # fmt: skip
 

@@ -1,8 +1,9 @@
 """Long work as a generator of its steps, so that it can be shown, and stopped between two."""
 
+import asyncio
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any
@@ -70,3 +71,26 @@ def in_steps(work: Callable[[Callable[[str, int, int], None]], Any]) -> Iterator
     finally:
         stop.set()
         thread.join()
+
+
+async def in_background(steps: Generator, wanted: Callable[[], bool]) -> AsyncIterator:
+    """What `steps` yields, as long as it is wanted; the event loop is free meanwhile.
+
+    At the end, or when this is closed or cancelled before, it waits until `steps` is closed.
+    """
+    end, step = object(), None
+    try:
+        while wanted():
+            step = asyncio.ensure_future(asyncio.to_thread(next, steps, end))
+            event = await asyncio.shield(step)
+            if event is end:
+                return
+            yield event
+    finally:
+        await asyncio.shield(_close(steps, step))
+
+
+async def _close(steps: Generator, step: asyncio.Future | None) -> None:
+    if step:
+        await asyncio.gather(step, return_exceptions=True)  # it cannot be closed while it works
+    await asyncio.to_thread(steps.close)

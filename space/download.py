@@ -15,7 +15,7 @@ import safehttpx
 from gradio import processing_utils
 
 REDIRECTS = 5
-SECONDS = 60  # for a whole download
+SECONDS = 30  # for a whole download: others wait for their turn meanwhile
 SERVED = "/gradio_api/file="  # where Gradio serves its files
 
 
@@ -87,16 +87,19 @@ async def download(address: str, file: Path, max_bytes: int) -> None:
         transport = safehttpx.AsyncSecureTransport(await public_ip(url.host))
         async with (
             httpx.AsyncClient(transport=transport, trust_env=False) as client,
-            client.stream("GET", url) as reply,
+            client.stream("GET", url, headers={"Accept-Encoding": "identity"}) as reply,
         ):
             if reply.has_redirect_location:
                 url = url.join(reply.headers["location"])
                 continue
             if reply.status_code != 200:
                 raise DownloadError(f"the answer is {reply.status_code}")
+            # A few compressed bytes can fill the memory before anybody counts them.
+            if reply.headers.get("content-encoding", "identity").strip().lower() != "identity":
+                raise DownloadError("its host sends it compressed")
             count = 0
             with file.open("wb") as out:
-                async for chunk in reply.aiter_bytes():
+                async for chunk in reply.aiter_raw():
                     count += len(chunk)
                     if count > max_bytes:
                         raise DownloadError(f"it has more than {max_bytes / 1e6:g} MB")

@@ -17,6 +17,8 @@ from .limits import Limits, duration
 from .video_part import VideoPart
 
 LATEST = 10**9  # seconds
+DECODED = 4  # times the pixels of the limit; codecs may pad a width of 16 to 64
+PROBED = str(8192 * 8192)  # FFmpeg decodes the first picture to know a file; above, it does not
 SLACK = 1e-3  # seconds; a picture that is shown "at 1 s" may be stated at .9999
 # Kinds of file that hold all they show, by FFmpeg's names, and of sound, to say that it is. Others
 # are lists of files: of this server's, then.
@@ -132,7 +134,7 @@ def open_upload(path: str | None, options: Options, limits: Limits) -> Video:
         raise RequestError(f"The file has {megabytes:g} MB: at most {limits.max_megabytes} MB.")
     _check_header(file, limits)
     try:
-        video = open_video(file)
+        video = open_video(file, max_pixels=DECODED * limits.max_pixels)
     except (VideoError, OSError) as error:
         raise RequestError(_unreadable(error, file)) from None
     _check_size(video.width, video.height, limits)
@@ -153,7 +155,7 @@ def check_gpu_seconds(seconds: int, limits: Limits) -> None:
 def _check_header(file: Path, limits: Limits) -> None:
     """Kind of file, size of the picture and number of frames, without decoding any."""
     try:
-        options = {"format_whitelist": FORMATS}
+        options = {"format_whitelist": FORMATS, "max_pixels": PROBED}
         with av.open(str(file), metadata_errors="replace", options=options) as container:
             if not container.streams.video:
                 raise RequestError("The file has no picture: only sound, or not a video.")

@@ -1,18 +1,21 @@
 """Files of visitors go when they are old. Gradio's own clean-up misses some: those of components
-that were updated before, and what comes over MCP."""
+that were updated before, what comes over MCP, and uploads that broke off."""
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 
 class Sweeper:
-    """Removes old files of a folder, again and again, until the process ends.
+    """Removes old files and empty folders from a folder, again and again, until the process ends.
 
     Args:
-        folder: Holds folders of files, as Gradio's folder of uploads and downloads does.
-        age: Seconds since a file came; older ones go.
+        folder: Gradio's, of uploads and downloads: folders of files, and loose files, which are
+            uploads on their way.
+        age: Seconds since a file changed; older ones go.
         spared: Says which files stay whatever their age.
     """
 
@@ -26,13 +29,24 @@ class Sweeper:
     def sweep(self) -> None:
         """Once."""
         spared = {Path(path) for path in self.spared()}
-        for file in self.folder.glob("*/*"):
-            try:
-                if file not in spared and time.time() - file.lstat().st_ctime > self.age:
-                    file.unlink()
-                    file.parent.rmdir()
-            except OSError:  # gone meanwhile, or the folder holds more
-                continue
+        for name, _, files in os.walk(self.folder, topdown=False):
+            folder = Path(name)
+            idle = self._is_old(folder)  # a young one is about to be filled
+            for file in (folder / name for name in files):
+                if file not in spared and self._is_old(file):
+                    idle = True
+                    with suppress(OSError):  # gone meanwhile
+                        file.unlink()
+            if idle and folder != self.folder:
+                with suppress(OSError):  # it holds more
+                    folder.rmdir()
+
+    def _is_old(self, path: Path) -> bool:
+        """By its last change, its arrival included: a running upload stays young."""
+        try:
+            return time.time() - path.lstat().st_ctime > self.age
+        except OSError:  # gone meanwhile
+            return False
 
     def _run(self) -> None:
         while True:

@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[1]
 FPS = 16  # of the clips, as of the sample
 MAX_MEGABYTES = 1  # of an upload; every good clip here is far below
 KEEP_SECONDS = 6  # results and uploads of this age are removed
-PATIENCE = 600  # seconds before a wait is given up; nothing is judged by how long it takes
+PATIENCE = 200  # seconds before a wait is given up; nothing is judged by how long it takes
 
 needs_space = pytest.mark.skipif(
     not (Path(DEFAULT_MODEL) / "model.safetensors").is_file(),

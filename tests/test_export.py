@@ -162,6 +162,23 @@ def test_overlay_marks_the_key_frame_and_the_present(video, tracks):
     assert (ordinary[video.height :] != key[video.height :]).any(), "the time line moves"
 
 
+@pytest.mark.parametrize("times", [1, 2, 7])
+def test_the_time_line_of_more_frames_than_pixels(times):
+    count, size = 64 * times + 1, (48, 64)
+    clip = open_video(np.broadcast_to(np.zeros(3, np.uint8), (count, *size, 3)))
+    mask = np.ones(size, bool)
+    shown = [mask if count // 2 <= i else ~mask for i in range(count)]
+    candidate = Candidate(count - 1, 0.9, None, None, 0.9, encode_mask(mask))
+    presence = np.ones(count, np.float32)
+    masks = MaskSequence.from_masks(shown)
+    track = Track("a square", True, 0.9, count - 1, (candidate,), masks, presence)
+    overlay = Overlay(clip, [track])
+    band = overlay.draw(0, next(clip.frames()), [shown[0]])[size[0] :]
+    colored = (band == object_color(0)).all(axis=-1)
+    rail = colored[colored.sum(axis=1).argmax()]
+    assert not rail[: 64 // 2 - 4].any() and rail[64 // 2 + 4 : -12].all()
+
+
 def test_legend_greys_what_is_not_found(video, tracks):
     found = Overlay(video, tracks[:1]).draw(0, np.zeros((video.height, video.width, 3), "u1"), [])
     ghost = Overlay(video, tracks[2:]).draw(0, np.zeros((video.height, video.width, 3), "u1"), [])

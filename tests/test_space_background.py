@@ -1,14 +1,15 @@
 """Long work as steps: in order, only the newest reported, and stopped when nobody waits."""
 
+import asyncio
 import threading
 import time
-from contextlib import closing
+from contextlib import aclosing, closing
 from contextvars import ContextVar
 
 import pytest
 
 from space import background
-from space.background import Result, Step, Stopped, in_steps
+from space.background import Result, Step, Stopped, in_background, in_steps
 
 LONG = 20  # seconds that no test may last
 
@@ -293,3 +294,115 @@ def test_two_at_a_time_do_not_mix(at_once):
     seen["b"] += list(b)
     assert seen["a"] == [Step("find", 1, 2), Step("find", 2, 2), Result("done")]
     assert seen["b"] == [*(Step("find", i, 3) for i in (1, 2, 3)), Result("done")]
+
+
+# Beside an event loop
+
+
+class Numbers:
+    """A generator of 0, 1, .. that says what becomes of it; `hold` keeps it from going on."""
+
+    def __init__(self, error: Exception | None = None):
+        self.error, self.taken, self.closed = error, 0, threading.Event()
+        self.working, self.go = threading.Event(), threading.Event()
+        self.go.set()
+
+    def __call__(self):
+        try:
+            for number in range(3):
+                self.working.set()
+                assert self.go.wait(LONG)
+                self.taken += 1
+                yield number
+            if self.error:
+                raise self.error
+        finally:
+            time.sleep(0.05)  # so that nobody is faster who does not wait
+            self.closed.set()
+
+
+def always() -> bool:
+    return True
+
+
+def test_events_come_when_they_are_asked_for():
+    """The folder of an answer goes with the next step; by then its files must be taken."""
+    numbers, seen = Numbers(), []
+
+    async def use():
+        async with aclosing(in_background(numbers(), always)) as events:
+            async for event in events:
+                await asyncio.sleep(0.01)
+                seen.append((event, numbers.taken, numbers.closed.is_set()))
+
+    asyncio.run(use())
+    assert seen == [(0, 1, False), (1, 2, False), (2, 3, False)]
+    assert numbers.closed.is_set()
+
+
+def test_an_error_is_raised_where_the_events_are_used():
+    numbers, seen = Numbers(KeyError("x")), []
+
+    async def use():
+        async for event in in_background(numbers(), always):
+            seen.append(event)
+
+    with pytest.raises(KeyError, match="x"):
+        asyncio.run(use())
+    assert seen == [0, 1, 2] and numbers.closed.is_set()
+
+
+@pytest.mark.parametrize("limit", [0, 1, 2])
+def test_what_nobody_wants_is_closed(limit):
+    numbers, seen = Numbers(), []
+
+    async def use():
+        async for event in in_background(numbers(), lambda: len(seen) < limit):
+            seen.append(event)
+
+    asyncio.run(use())
+    assert seen == list(range(limit)) and numbers.taken == limit
+    assert numbers.closed.is_set() == (limit > 0)  # what never began has nothing to close
+
+
+@pytest.mark.parametrize("how", ["closed between", "closed by break", "cancelled at work"])
+def test_the_loop_is_free_until_the_work_has_stopped(how):
+    numbers, turns = Numbers(), []
+
+    async def others():
+        while True:
+            turns.append(numbers.closed.is_set())
+            await asyncio.sleep(0.001)
+
+    async def use():
+        async with aclosing(in_background(numbers(), always)) as events:
+            async for _ in events:
+                if how == "closed by break":
+                    break
+                if how == "closed between":
+                    await events.aclose()
+                    assert numbers.closed.is_set()
+                    break
+                numbers.working.clear()
+                numbers.go.clear()
+
+    async def run():
+        other = asyncio.create_task(others())
+        task = asyncio.create_task(use())
+        if how == "cancelled at work":
+            while not (numbers.taken and numbers.working.is_set() and not numbers.go.is_set()):
+                await asyncio.sleep(0.001)
+            task.cancel()
+            await asyncio.sleep(0.05)
+            assert not task.done()  # the work has not stopped yet
+            numbers.go.set()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        else:
+            await task
+        assert numbers.closed.is_set()
+        other.cancel()
+
+    asyncio.run(run())
+    assert turns.count(False) > 20  # all the time that closing took
+    assert numbers.taken == (2 if how == "cancelled at work" else 1)

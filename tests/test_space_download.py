@@ -1,6 +1,7 @@
 """What comes of a video's address: a file, or one line."""
 
 import asyncio
+import gzip
 import threading
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +17,7 @@ from space import download as module  # noqa: E402
 from space.download import DownloadError, download, limit_downloads, public_ip  # noqa: E402
 
 BODY = bytes(range(256)) * 40
+BROTLI = bytes.fromhex("cbffff3ff82700e2b14020f7fe2fff2c31f04f00c46111808e2306")  # 10 MB of zeros
 
 
 class Host(BaseHTTPRequestHandler):
@@ -24,7 +26,12 @@ class Host(BaseHTTPRequestHandler):
     def do_GET(self):
         status, headers, body = {
             "/video.mp4": (200, {"Content-Length": len(BODY)}, BODY),
+            "/plain": (200, {"Content-Encoding": "Identity"}, BODY),
             "/endless": (200, {}, BODY * 1000),  # it does not say how much there is
+            "/gzip": (200, {"Content-Encoding": "gzip"}, gzip.compress(bytes(10**7))),
+            "/brotli": (200, {"Content-Encoding": "br"}, BROTLI),
+            "/two": (200, {"Content-Encoding": "identity, br"}, BROTLI),
+            "/asked": (200, {}, self.headers["Accept-Encoding"].encode()),
             "/moved": (302, {"Location": "/video.mp4"}, b""),
             "/round": (302, {"Location": "/round"}, b""),
             "/inside": (302, {"Location": "http://10.0.0.1/video.mp4"}, b""),
@@ -61,7 +68,7 @@ def fetch(address: str, file: Path, most: int = 10**6) -> bytes:
     return file.read_bytes()
 
 
-@pytest.mark.parametrize("path", ["/video.mp4", "/moved"])
+@pytest.mark.parametrize("path", ["/video.mp4", "/moved", "/plain"])
 def test_a_video_is_fetched(path, host, tmp_path):
     assert fetch(host + path, tmp_path / "video", len(BODY)) == BODY
 
@@ -71,6 +78,9 @@ def test_a_video_is_fetched(path, host, tmp_path):
     [
         ("/video.mp4", len(BODY) - 1, "more than 0.010239 MB"),
         ("/endless", 10**6, "more than 1 MB"),
+        ("/gzip", 10**6, "compressed"),
+        ("/brotli", 10**6, "compressed"),
+        ("/two", 10**6, "compressed"),
         ("/nothing", 10**6, "the answer is 404"),
         ("/round", 10**6, "from one address to the next"),
         ("/inside", 10**6, "not a public one"),
@@ -80,6 +90,10 @@ def test_a_video_is_fetched(path, host, tmp_path):
 def test_what_is_not_fetched(path, most, said, host, tmp_path):
     with pytest.raises(DownloadError, match=said):
         fetch(host + path, tmp_path / "video", most)
+
+
+def test_hosts_are_asked_not_to_compress(host, tmp_path):
+    assert fetch(f"{host}/asked", tmp_path / "video") == b"identity"
 
 
 @pytest.mark.parametrize(

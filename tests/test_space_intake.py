@@ -17,7 +17,13 @@ from space import intake
 from space.intake import Options, RequestError, check_options, open_upload, read_expressions
 from space.limits import PREFIX, Limits, duration
 from space.video_part import VideoPart
-from tests.test_video_io import assert_all_paths_agree, picture, write, write_audio
+from tests.test_video_io import (
+    assert_all_paths_agree,
+    change_of_size,
+    picture,
+    write,
+    write_audio,
+)
 
 LIMITS = Limits()
 FPS, FRAMES, SIZE = 16, 32, (48, 64)
@@ -570,7 +576,15 @@ def test_as_many_pixels_as_the_limit_are_taken(clip):
 
 def test_the_decoded_size_counts_where_the_header_states_none(clip, monkeypatch):
     monkeypatch.setattr(intake, "_check_header", lambda *_: None)
-    assert "too large, 64×48:" in refusal(clip, limits=Limits(max_pixels=100))
+    assert "too large, 64×48:" in refusal(clip, limits=Limits(max_pixels=64 * 48 - 1))
+
+
+def test_pictures_far_above_the_limit_are_not_decoded_wherever_they_come(tmp_path):
+    """The header tells the size of the first; nothing tells that others have another."""
+    limits = Limits(max_pixels=64 * 48)
+    assert "different sizes" in refusal(change_of_size(tmp_path, (96, 128)), limits=limits)
+    path = change_of_size(tmp_path, (192, 256))
+    assert "after 20 frames, or larger from there on;" in refusal(path, limits=limits)
 
 
 @pytest.mark.parametrize("size", [(14, 64), (64, 14)])

@@ -426,6 +426,46 @@ def test_truncation_is_seen_wherever_the_cut_falls(part, tmp_path):
         open_video(cut)
 
 
+def change_of_size(folder: Path, size: tuple[int, int], suffix: str = ".h264") -> Path:
+    """20 frames of 48x64, then 100 of another size (H, W)."""
+    parts = (
+        write(str(folder / f"a{suffix}"), range(20)),
+        write(str(folder / f"b{suffix}"), range(100), size=size),
+    )
+    path = folder / f"changing{suffix}"
+    path.write_bytes(b"".join(Path(part).read_bytes() for part in parts))
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".h264", ".ts"])
+def test_nothing_is_read_after_a_change_of_size(suffix, tmp_path, monkeypatch):
+    path = change_of_size(tmp_path, (96, 128), suffix)
+    decode, decoded = video_io._FileVideo._decode, []
+
+    def watched(*args, **settings):
+        for frame in decode(*args, **settings):
+            decoded.append(frame.width)
+            yield frame
+
+    monkeypatch.setattr(video_io._FileVideo, "_decode", watched)
+    message = "different sizes .frame 0 is 64x48, frame 20 is 128x96.; resize"
+    with pytest.raises(VideoError, match=message):
+        open_video(path)
+    assert decoded == [64] * 20 + [128]
+
+
+def test_frames_of_too_many_pixels_are_not_decoded(tmp_path):
+    path = change_of_size(tmp_path, (96, 128))
+    with pytest.raises(VideoError, match="different sizes"):
+        open_video(path, max_pixels=96 * 128)
+    with pytest.raises(VideoError, match="damaged after 20 frames, or larger from there on;"):
+        open_video(path, max_pixels=96 * 128 - 1)
+    small = open_video(tmp_path / "a.h264", max_pixels=48 * 64)
+    assert_all_paths_agree(small)
+    with pytest.raises(VideoError, match="no frames"):
+        open_video(io.BytesIO((tmp_path / "b.h264").read_bytes()), max_pixels=48 * 64)
+
+
 def test_not_a_kind_of_video():
     with pytest.raises(TypeError, match="a video is a path"):
         open_video(42)
