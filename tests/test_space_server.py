@@ -190,6 +190,32 @@ def test_the_masks_are_those_of_the_model(client, clip, reference, text, options
     check(ask(client, clip, text, **options), tracks)
 
 
+def test_a_long_narrow_video(client, reference, tmp_path):
+    """It has more frames than its overlay has columns."""
+    clip = write_clip(tmp_path / "narrow.mp4", 100, size=(32, 48))
+    tracks = reference(clip, SWAN, key_frames=1)
+    check(ask(client, clip, SWAN, key_frames=1), tracks)
+
+
+def test_a_cancelled_job_stops(space_server, client, small, tmp_path):
+    clip = write_clip(tmp_path / "long.mp4", 240)
+    text = "\n".join([SWAN, SHEEP, ABSENT, "the swan"] * 2)
+    before = set(space_server.request_folders())
+    job = client.submit(gradio_client.handle_file(str(clip)), text, api_name="/segment")
+    wait_until(lambda: job.status().progress_data, "the work begins", every=0.02)
+    (folder,) = set(space_server.request_folders()) - before
+    job.cancel()
+    written = set()
+
+    def gone() -> bool:
+        written.update(path.name for path in folder.glob("results/*"))
+        return not folder.exists()
+
+    wait_until(gone, "the cancelled job has no folder", every=0.01)
+    assert not written
+    assert ask(client, small, SWAN, key_frames=1).result["expressions"][0]["text"] == SWAN
+
+
 def test_the_mattes_show_the_masks(client, clip, reference):
     reply = ask(client, clip, f"{SWAN}\n{ABSENT}")
     for n, track in enumerate(reference(clip, f"{SWAN}\n{ABSENT}")):
