@@ -396,7 +396,6 @@ def launch(blocks: gr.Blocks, **options) -> tuple:
         enable_monitoring=False,
         share=False,
         ssr_mode=False,
-        max_threads=2 * limits.max_queue,  # a call over MCP holds one while it waits
         **options,
     )
 
