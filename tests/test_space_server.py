@@ -3,7 +3,11 @@
 import asyncio
 import base64
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +24,15 @@ from PIL import Image
 from modeling_findtrack.export import to_result
 from modeling_findtrack.results import Track, decode_mask
 from modeling_findtrack.video_io import open_video
-from tests.space_server import FPS, MAX_MEGABYTES, PATIENCE, needs_space, wait_until, write_clip
+from tests.space_server import (
+    FPS,
+    MAX_MEGABYTES,
+    PATIENCE,
+    ROOT,
+    needs_space,
+    wait_until,
+    write_clip,
+)
 
 pytest_plugins = ["tests.space_server"]
 pytestmark = needs_space
@@ -222,6 +234,24 @@ def test_the_mattes_show_the_masks(client, clip, reference):
         with open_video(reply.files[f"matte-{n}.mp4"]) as matte:
             white = np.stack([frame.mean(axis=2) > 127 for frame in matte.frames()])
         assert (white == track.masks.to_array()).mean() > 0.99
+
+
+def test_the_snippet_of_the_readme(space_server, clip, reference, tmp_path):
+    shutil.copy(clip, tmp_path / "clip.mp4")
+    text = (ROOT / "space" / "README.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
+    code = code.replace("http://127.0.0.1:7860", space_server.url)
+    code += 'import json\njson.dump([overlay, files, result], open("told.json", "w"))\n'
+    ours = {
+        "GRADIO_TEMP_DIR": str(tmp_path / "downloads"),
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "NO_PROXY": "127.0.0.1",
+    }
+    command = [sys.executable, "-c", code]
+    subprocess.run(command, cwd=tmp_path, env=os.environ | ours, check=True, capture_output=True)
+    overlay, files, result = json.loads((tmp_path / "told.json").read_text())
+    reply = as_reply((overlay, files, result))
+    check(reply, reference(clip, "the leftmost swan\nthe sheep"))
 
 
 # What it cannot use
