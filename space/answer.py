@@ -1,5 +1,6 @@
 """One request from upload to downloads, in a folder of its own."""
 
+import json
 import zipfile
 from collections.abc import Generator, Iterator
 from contextlib import closing
@@ -64,10 +65,12 @@ def answer(
         yield from _value(
             in_steps(lambda progress: _write(video, tracks, folder, options, progress))
         )
-        result = to_result(video, tracks)
+        result = to_result(video, tracks, model=segmenter.name)
+        result["part"] = {"first_frame": video.first, "start": video.start}  # of the upload
+        (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
         yield Answer(
             overlay=str(folder / "overlay.mp4"),
-            verdict=verdict(video, tracks),
+            verdict=verdict(video, tracks, options.threshold),
             pictures=gallery(video, tracks, folder, options.opacity),
             timeline=timeline(video, tracks),
             files=_downloads(folder, tracks),
@@ -106,22 +109,24 @@ def _downloads(folder: Path, tracks: list[Track]) -> list[str]:
     return [str(path) for path in (archive, coco, *mattes)]
 
 
-def verdict(video: Video, tracks: list[Track]) -> str:
+def verdict(video: Video, tracks: list[Track], threshold: float) -> str:
     """HTML: a line per expression; "not found" is an answer like another."""
     times = seconds_of(video)
     lines = []
     for number, track in enumerate(tracks):
-        score = "" if track.score is None else f"{track.score:.2f}"
         if track.found:
             seen = 100 * float((track.masks.areas() > 0).mean())
             said = (
-                f"found, score {score}; tracked from frame {track.key_frame} "
+                f"found, score {track.score:.2f}; tracked from frame {track.key_frame} "
                 f"({times[track.key_frame]:.1f} s), in {seen:.0f} % of the frames"
             )
         else:
-            best = sorted(track.candidates, key=lambda c: -c.score)[:3]
+            best = sorted(track.candidates, key=lambda c: (not c.area, -c.score))[:3]
             frames = ", ".join(f"frame {c.frame} with {c.score:.2f}" for c in best)
             said = f"not found; the best candidates were {frames}" if best else "not found"
+            seen = [c.presence for c in track.candidates if c.presence is not None]
+            if seen:
+                said += f"; presence at most {max(seen):.2f}, threshold {threshold:.2f}"
         color = css_color(number) if track.found else "transparent"
         lines.append(
             f'<li class="{"found" if track.found else "missing"}">'

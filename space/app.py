@@ -51,7 +51,8 @@ COLUMNS = 5  # of the gallery: a row per expression with the usual number of key
 SCORES = (
     "Each sentence is looked for on a few frames. *confidence* is the mask's predicted IoU, "
     "*alignment* how well the masked region agrees with the text, *score* the two together; "
-    "*presence* says whether the object is there at all. The mask of the frame with ★ is tracked."
+    "*presence* says whether the object is there at all. Of the frames whose presence is above the "
+    "threshold, the one with the best score is tracked: ★."
 )
 TINY = (
     "<p>This is the small model that ships with FindTrack: it was trained on synthetic videos of "
@@ -77,11 +78,10 @@ class Page:
     Args:
         segmenter: The model.
         limits: What an upload may be.
-        name: Of the model, for the visitor.
     """
 
-    def __init__(self, segmenter: Segmenter, limits: Limits, name: str):
-        self.segmenter, self.limits, self.name = segmenter, limits, name
+    def __init__(self, segmenter: Segmenter, limits: Limits):
+        self.segmenter, self.limits = segmenter, limits
         self.defaults = Options(segmenter.key_frames, segmenter.threshold, 0, 0, OPACITY)
         self.examples = ExampleAnswers(EXAMPLES, self.defaults)
         self._wanted: dict[str, str] = {}  # the request that a session waits for
@@ -104,15 +104,14 @@ class Page:
             video: The video file.
             expressions: What to look for, one object per line, as in "the dog on the left".
             key_frames: Number of frames spread over the video that are searched.
-            threshold: From 0 to 1; how sure the model must be that the object is there. Below,
-                the answer is "not found".
+            threshold: From 0 to 1; how sure the model must be that it is there, or "not found".
             start: Second at which the part to segment starts.
             end: Second at which it ends; 0 is the end of the video.
             opacity: From 0 to 1, of the colour on the overlay's masks.
 
         Returns:
-            The video with coloured masks; files (a zip of PNG masks, COCO RLE as JSON, a matte
-            video per expression); and per expression found or not, score, key frame, candidates.
+            The video with coloured masks; files: PNG masks (zip), COCO RLE (JSON), mattes (mp4);
+            what was found: per expression yes or no, score, key frame, candidates.
         """
         options = Options(key_frames, threshold, start, end, opacity)
         work = in_background(self._answers(video, expressions, options), wanted=lambda: True)
@@ -207,7 +206,7 @@ class Page:
 
     def _build(self) -> gr.Blocks:
         with gr.Blocks(title="FindTrack") as blocks:
-            gr.HTML(_hero(self.name), elem_classes="hero")
+            gr.HTML(_hero(self.segmenter.name), elem_classes="hero")
             with gr.Row(elem_id="top"):
                 with gr.Column(scale=5, min_width=320, elem_id="request"):
                     self._request()
@@ -259,10 +258,10 @@ class Page:
                 ),
                 gr.Slider(
                     0, 1, self.segmenter.threshold, step=0.01, label="Threshold",
-                    info="How sure the model must be that it is there; below, it is “not found”.",
+                    info="Least presence a frame must have; below in all, it is “not found”.",
                 ),
-                gr.Number(0, label="Start", info="Second to start at.", minimum=0),
-                gr.Number(0, label="End", info="Second to end at; 0 is the end.", minimum=0),
+                gr.Number(0, label="Start", info="Second to start at."),
+                gr.Number(0, label="End", info="Second to end at; 0 is the end."),
                 gr.Slider(
                     0, 1, OPACITY, step=0.05, label="Opacity", info="Of the colour on the masks."
                 ),
@@ -271,7 +270,7 @@ class Page:
     def _masks(self) -> None:
         """The answer itself."""
         self.placeholder = gr.HTML(PLACEHOLDER)
-        with gr.Column(visible=False) as self.answer:
+        with gr.Column(visible=False, elem_id="answer") as self.answer:
             self.overlay = gr.Video(
                 label="Masks", autoplay=True, loop=True, interactive=False,
                 height=440, elem_id="overlay",
@@ -282,7 +281,7 @@ class Page:
 
     def _details(self) -> None:
         """How it was found, and the downloads."""
-        with gr.Column(visible=False) as self.details:
+        with gr.Column(visible=False, elem_id="details") as self.details:
             gr.Markdown(f"## Where it was looked for\n\n{SCORES}", elem_classes="note")
             self.pictures = gr.Gallery(
                 label="The frames that were searched, with masks and scores", show_label=False,
@@ -374,10 +373,7 @@ def build(model: str = DEFAULT_MODEL, device: str = "auto") -> gr.Blocks:
         ValueError: The checkpoint cannot be loaded, or a setting makes no sense.
     """
     limits = Limits.from_environment()
-    name = model_name(model)
-    if os.path.isdir(name):  # where it lies on this machine is nobody's business
-        name = Path(name).resolve().name
-    return Page(Segmenter(model, device), limits, name).blocks
+    return Page(Segmenter(model, device), limits).blocks
 
 
 def launch(blocks: gr.Blocks, **options) -> tuple:
@@ -405,13 +401,19 @@ def _kept_files(blocks: gr.Blocks) -> set[str]:
     return set().union(*(getattr(b, "keep_in_cache", ()) for b in blocks.blocks.values()))
 
 
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 2**16:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a number from 1 to 65535")
+    return int(text)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 2 with one line on stderr where it cannot start."""
     parser = argparse.ArgumentParser(prog="python -m space.app", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--host", help="address to listen on (GRADIO_SERVER_NAME, or 127.0.0.1)")
     parser.add_argument(
-        "--port", type=int, help="(GRADIO_SERVER_PORT, or the first free from 7860)"
+        "--port", type=_port, help="(GRADIO_SERVER_PORT, or the first free from 7860)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (auto)")
     args = parser.parse_args(argv)

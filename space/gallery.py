@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from modeling_findtrack.drawing import DIM, object_color, paint_mask
+from modeling_findtrack.drawing import object_color, paint_mask
 from modeling_findtrack.results import Candidate, Track
 from modeling_findtrack.video_base import Video
 
@@ -26,7 +26,7 @@ def gallery(
     for number, track in enumerate(tracks):
         for candidate in track.candidates:
             chosen = track.found and candidate.frame == track.key_frame
-            color = object_color(number) if track.found else DIM
+            color = object_color(number)
             picture = _picture(frames[candidate.frame], candidate, color, opacity, chosen)
             path = folder / f"find-{number}-{candidate.frame:05d}.jpg"
             picture.save(path, quality=88)

@@ -86,6 +86,9 @@ body.dark { --line: var(--neutral-500); --focus: var(--primary-400); }
 #status .wrap.minimal { inset: 0 0 auto auto !important; width: auto; height: auto; }
 #status .progress-text { position: static; transform: none; padding: 0; background: none;
   color: var(--body-text-color-subdued); font-family: inherit; font-variant-numeric: tabular-nums; }
+/* What is shown while there is work is the answer to something else. */
+.gradio-container:has(#cancel) #answer { opacity: .4; }
+.gradio-container:has(#cancel) #details { opacity: .4; }
 .verdict { list-style: none; margin: 0; padding: 0; display: grid; gap: .4rem; }
 .verdict li { padding: .5rem .8rem; margin: 0; border-radius: var(--block-radius);
   background: var(--block-background-fill); border: 1px solid var(--border-color-primary);

@@ -1,14 +1,16 @@
 """The model: loaded once, called on a GPU where there is one."""
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 try:  # the package of ZeroGPU Spaces; it must come before torch, which it patches there
     import spaces
 except ImportError:
     spaces = None
 
-from modeling_findtrack.cli import load_model
+from modeling_findtrack.cli import load_model, model_name
 from modeling_findtrack.video_base import Video
 
 from .background import Result, Step, in_steps
@@ -35,10 +37,16 @@ class Segmenter:
     Args:
         name: Checkpoint folder or Hub id.
         device: As in `findtrack segment`.
+
+    Attributes:
+        name: For visitors.
     """
 
     def __init__(self, name: str, device: str = "auto"):
         self.model, self.processor = load_model(name, device)
+        self.name = model_name(name)
+        if os.path.isdir(self.name):  # where it lies on this machine is nobody's business
+            self.name = Path(self.name).resolve().name
         self.key_frames: int = self.model.config.num_key_frames
         config = self.model.config
         # What the page starts with; as long as nobody changes it, the model's own rule stands.

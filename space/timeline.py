@@ -12,7 +12,10 @@ from modeling_findtrack.video_base import Video
 WIDTH, ROW = 1000, 60  # of the drawing, which is stretched to the page
 POINTS = 500  # drawn per row at most
 LAST = 95  # % of the axis; a centred label further right would stick out
-LEGEND = "Height: how sure the tracker is that it is visible. ◆ key frame, | searched frame."
+LEGEND = (
+    "Height: how sure the tracker is that it is visible; none where the mask is empty. "
+    "◆ key frame, | searched frame."
+)
 
 
 def css_color(number: int) -> str:
@@ -37,13 +40,16 @@ def timeline(video: Video, tracks: list[Track]) -> str:
     times = seconds_of(video)
     end = times[-1] + 1 / float(video.fps or DEFAULT_FPS)
     rows = "".join(_row(n, track, times, end) for n, track in enumerate(tracks))
-    return f'<div class="timeline">{rows}{_axis(end)}<p>{LEGEND}</p></div>'
+    start = getattr(video, "start", 0)
+    note = f" Times count from Start, {start:.1f} s." if start else ""
+    return f'<div class="timeline">{rows}{_axis(end)}<p>{LEGEND}{note}</p></div>'
 
 
 def _row(number: int, track: Track, times: list[float], end: float) -> str:
     color = css_color(number) if track.found else _hex(DIM)
     picked = np.linspace(0, len(times) - 1, min(len(times), POINTS)).round().astype(int).tolist()
-    points = [(WIDTH * times[i] / end, ROW * (1 - float(track.presence[i]))) for i in picked]
+    heights = track.presence * (track.masks.areas() > 0)
+    points = [(WIDTH * times[i] / end, ROW * (1 - float(heights[i]))) for i in picked]
     points.append((WIDTH, points[-1][1]))
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     marks = "".join(_mark("tick", times[c.frame], end, "searched") for c in track.candidates)

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from modeling_findtrack.drawing import DIM, object_color
+from modeling_findtrack.drawing import object_color
 from modeling_findtrack.export import to_result
 from modeling_findtrack.keyframes import sample_frames
 from modeling_findtrack.results import Candidate, MaskSequence, Track, encode_mask
@@ -69,7 +69,7 @@ class Stub:
     """A segmenter that answers with squares, and can be endless or fail."""
 
     def __init__(self, endless: bool = False, error: Exception | None = None):
-        self.endless, self.error, self.shared_gpu = endless, error, False
+        self.endless, self.error, self.shared_gpu, self.name = endless, error, False, "stub"
         self.asked, self.calls, self.left, self.end = [], 0, False, None
 
     def segment(self, video, expressions, key_frames, threshold):
@@ -169,6 +169,9 @@ def test_the_model_is_asked_for_the_part_with_the_options(clip, tmp_path):
     for frame, expected in zip(video.frames(), whole, strict=True):
         np.testing.assert_array_equal(frame, expected)
     assert last.result["video"]["frames"] == 6
+    first = last.result["part"]["first_frame"]
+    assert first and last.result["part"]["start"] == first / FPS
+    assert f"count from Start, {first / FPS:.1f} s" in last.timeline
     overlay = open_video(last.overlay)
     assert overlay.timestamps == tuple(Fraction(i, FPS) for i in range(6))
     with zipfile.ZipFile(last.files[0]) as file:
@@ -335,10 +338,13 @@ def test_the_overlay_is_tinted_by_the_opacity(clip, tmp_path):
 
 def test_the_result_is_that_of_the_command_without_paths(asked, clip, tracks):
     folder, _, last = asked
-    assert last.result == to_result(open_video(clip), tracks)
+    whole = {"first_frame": 0, "start": 0}
+    assert last.result == to_result(open_video(clip), tracks, model="stub") | {"part": whole}
     text = json.dumps(last.result, allow_nan=False) + Path(last.files[1]).read_text("utf-8")
     with zipfile.ZipFile(last.files[0]) as file:
-        text += file.read("result.json").decode() + "".join(file.namelist())
+        written = file.read("result.json").decode()
+        text += written + "".join(file.namelist())
+    assert json.loads(written) == last.result
     for path in (folder, clip.parent):
         assert str(path) not in text and path.name not in text
     assert last.missing == ["a ghost"]
@@ -369,11 +375,12 @@ def test_not_found_tells_the_best_candidates(tracks, clip):
         Candidate(10 + n, 0.5, 0.2, None, score, encode_mask(square(0, 0)))
         for n, score in enumerate(scores)
     )
+    empty = Candidate(9, 0.5, 0.2, 0.08, 0.9, encode_mask(np.zeros(SIZE, bool)))
 
     def said(candidates):
         track = make_track(video, "a ghost")
         track = Track("a ghost", False, 0.4, None, candidates, track.masks, track.presence)
-        (line,) = of_class(parse(verdict(video, [track])), "missing")
+        (line,) = of_class(parse(verdict(video, [track], 0.7)), "missing")
         return "".join(line.itertext())
 
     text = said(candidates)
@@ -383,6 +390,9 @@ def test_not_found_tells_the_best_candidates(tracks, clip):
         ("14", "0.20"),
     ]
     assert re.findall(r"frame (\d+) with", said(candidates[:1])) == ["10"]
+    text = said((empty, *candidates[:1]))
+    assert re.findall(r"frame (\d+) with", text) == ["10", "9"]  # where there is nothing, last
+    assert text.endswith("; presence at most 0.08, threshold 0.70")
     assert said(()).split("a ghost")[1].strip() == "not found"
 
 
@@ -457,6 +467,7 @@ def curve(row: ET.Element) -> np.ndarray:
 def test_presence_over_time(asked):
     rows = list(parse(asked[2].timeline).iter("figure"))
     expected = [(t / FRAMES, t / (FRAMES - 1)) for t in range(FRAMES)] + [(1, 1)]
+    expected[2] = (2 / FRAMES, 0)  # its mask is empty there
     np.testing.assert_allclose(curve(rows[0]), expected, atol=2e-3)
     assert curve(rows[2])[:, 1].max() == 0
 
@@ -486,7 +497,7 @@ def test_images_get_times_by_a_rate():
 def test_a_long_video_is_drawn_with_few_points():
     count = 3000
     video = open_video(np.broadcast_to(np.zeros(3, np.uint8), (count, *SIZE, 3)))
-    masks = MaskSequence.empty(count, SIZE)
+    masks = MaskSequence.from_masks([square(0, 0)] * count)
     track = Track("x", True, 0.5, 9, (), masks, np.linspace(0, 1, count))
     html = timeline(video, [track])
     (row,) = parse(html).iter("figure")
@@ -494,7 +505,10 @@ def test_a_long_video_is_drawn_with_few_points():
     assert len(points) <= 501 and len(html) < 20_000
     assert points[0].tolist() == [0, 0] and points[-1].tolist() == [1, 1]
     assert (np.diff(points[:, 0]) > 0).all() and np.abs(points[:, 0] - points[:, 1]).max() < 0.01
+    bare = Track("x", True, 0.5, 9, (), MaskSequence.empty(count, SIZE), track.presence)
+    (row,) = parse(timeline(video, [bare])).iter("figure")
     assert row.find(".//svg").get("aria-label").endswith("no mask in any frame")
+    assert curve(row)[:, 1].max() == 0
 
 
 @pytest.mark.parametrize("seconds", [0.0625, 0.5, 1, 7, 60, 299, 3600])
@@ -580,12 +594,12 @@ def test_the_chosen_frame_is_framed_in_the_colour_of_its_object(asked):
             assert np.abs(ring(path) - color).max(axis=1).mean() > 90
 
 
-def test_what_is_not_found_is_painted_grey(clip, tmp_path):
+def test_candidates_of_what_is_not_found_can_be_seen(clip, tmp_path):
     video = open_video(clip)
     pictures = gallery(video, [make_track(video, "a ghost")], tmp_path, 1.0)
     with Image.open(pictures[-1][0]) as image:
         inside = np.asarray(image)[5:10, 30:40].mean((0, 1))
-    assert np.abs(inside - DIM).max() < 12
+    assert np.abs(inside - object_color(0)).max() < 12
 
 
 def test_large_pictures_are_made_smaller_and_masks_with_them(tmp_path):
@@ -646,7 +660,8 @@ def test_a_real_model_answers_a_request(real, clip, tmp_path):
         threshold=0,
     )
     assert all(track.found and track.masks.areas().any() for track in direct)
-    assert last.result == to_result(VideoPart(open_video(clip), 0, 4), direct)
+    expected = to_result(VideoPart(open_video(clip), 0, 4), direct, model="some/model")
+    assert last.result == expected | {"part": {"first_frame": 0, "start": 0}}
     with zipfile.ZipFile(last.files[0]) as file:
         for number, track in enumerate(direct):
             for t, mask in enumerate(track.masks):

@@ -413,6 +413,16 @@ def test_emptied_numbers_are_the_whole_video(visit, clip):
     wait_for_answer(page, SHEEP)
 
 
+def test_a_part_before_the_start_is_explained(visit, clip):
+    page = visit()
+    upload(page, clip)
+    page.click("#options button")
+    page.get_by_label("Start").fill("-1")
+    start(page, SHEEP)
+    wait_for_toast(page, "Start is -1: give a number from 0")
+    wait_until_idle(page)
+
+
 def test_a_recording_is_answered(visit):
     page = visit()
     page.click("#video [aria-label='Capture from camera']")
