@@ -143,20 +143,25 @@ class Page:
         def wanted() -> bool:
             return self._wanted.get(session) == ticket
 
-        if not wanted():
-            return
         # Steps only fill the line: they touch no button, since one may come when all is over.
         work = in_background(self._answers(video, expressions, options), wanted)
-        async with aclosing(work) as events:
-            async for event in events:
-                if not wanted():
-                    return
-                if isinstance(event, Step):
-                    yield gr.skip(), gr.skip(), _progress(event), *[gr.skip()] * SHOWN
-                    continue
-                for expression in event.missing:
-                    gr.Info(f"Not found: “{escape(expression)}”. The best candidates are shown.")
-                yield *self.give_up(request), *_shown(event)
+        try:
+            async with aclosing(work) as events:
+                async for event in events:
+                    if not wanted():
+                        return
+                    if isinstance(event, Step):
+                        yield gr.skip(), gr.skip(), _progress(event), *[gr.skip()] * SHOWN
+                        continue
+                    for text in event.missing:
+                        gr.Info(f"Not found: “{escape(text)}”. The best candidates are shown.")
+                    yield *self.give_up(request), *_shown(event)
+        except Exception:
+            if wanted():  # or the page would take it for an error of what it waits for now
+                raise
+        finally:
+            if wanted():
+                del self._wanted[session]
 
     def choose(self, video, expressions, request: gr.Request):
         """An example was chosen, with the options of the start: whether its answer is kept, and
