@@ -7,10 +7,10 @@ import pytest
 
 gr = pytest.importorskip("gradio", reason="gradio is not installed")
 
-from space import app  # noqa: E402
 from space.answer import Answer  # noqa: E402
 from space.background import Step  # noqa: E402
 from space.limits import Limits  # noqa: E402
+from space.page import Page  # noqa: E402
 
 OPTIONS = (5, 0.7, 0, 0, 0.45)
 VISITOR = SimpleNamespace(session_hash="visitor")
@@ -18,9 +18,9 @@ ANSWER = Answer("overlay.mp4", "<ul></ul>", [], "", [], {}, [])
 
 
 @pytest.fixture
-def page() -> app.Page:
+def page() -> Page:
     segmenter = SimpleNamespace(name="x", key_frames=5, threshold=0.7, shared_gpu=False)
-    return app.Page(segmenter, Limits())
+    return Page(segmenter, Limits())
 
 
 def show(page, ticket, steps, monkeypatch) -> list[tuple]:
