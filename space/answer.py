@@ -95,7 +95,7 @@ def _write(video: Video, tracks: list[Track], folder: Path, options: Options, pr
 
 
 def _downloads(folder: Path, tracks: list[Track]) -> list[str]:
-    """`masks.zip` with a PNG per frame and expression, `masks.json` with COCO RLE, mattes."""
+    """A zip with a PNG per frame and expression, the COCO RLE, mattes; under names for visitors."""
     archive = folder / "masks.zip"
     with zipfile.ZipFile(archive, "w") as file:  # PNGs do not get smaller
         for path in sorted((folder / "masks").rglob("*.png")):

@@ -69,9 +69,11 @@ async def fetch(address: str, cache_dir: str, max_bytes: int) -> str:
 
 def _own(address: str, folder: Path) -> str | None:
     """The file of an address under which this server gives it out, as after an upload."""
-    path = Path(unquote(address.partition(SERVED)[2])).resolve()
-    inside = path.is_relative_to(folder.resolve())
-    return str(path) if inside and path.is_file() else None
+    with suppress(OSError, ValueError):  # of names that no file can have
+        path = Path(unquote(address.partition(SERVED)[2])).resolve()
+        if path.is_relative_to(folder.resolve()) and path.is_file():
+            return str(path)
+    return None
 
 
 async def download(address: str, file: Path, max_bytes: int) -> None:

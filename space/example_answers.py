@@ -4,7 +4,8 @@ import filecmp
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from .answer import Answer
@@ -40,15 +41,16 @@ class ExampleAnswers:
         return self._kept.get(example)
 
     def compute(
-        self, example: tuple, work: Callable[[Path], Iterator[Step | Answer]]
+        self, example: tuple, work: Callable[[Path], Generator[Step | Answer, None, None]]
     ) -> Iterator[Step | Answer]:
         """What `work(folder)` yields; from then on `get` gives the answer."""
         folder = Path(tempfile.mkdtemp(dir=self._root.name))
         try:
-            for event in work(folder):
-                if isinstance(event, Answer):
-                    self._kept[example] = event
-                yield event
+            with closing(work(folder)) as events:  # it has stopped before its folder goes
+                for event in events:
+                    if isinstance(event, Answer):
+                        self._kept[example] = event
+                    yield event
         finally:
             if example not in self._kept:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -2,7 +2,7 @@
 
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import aclosing
 from dataclasses import astuple
 from html import escape
@@ -38,8 +38,8 @@ COLUMNS = 5  # of the gallery: a row per expression with the usual number of key
 SCORES = (
     "Each sentence is looked for on a few frames. *confidence* is the mask's predicted IoU, "
     "*alignment* how well the masked region agrees with the text, *score* the two together; "
-    "*presence* says whether the object is there at all. Of the frames whose presence is above the "
-    "threshold, the one with the best score is tracked: ★."
+    "*presence*, where the model tells it, says whether the object is there at all. Of the frames "
+    "above the threshold, the one with the best score is tracked: ★."
 )
 TINY = (
     "<p>This is the small model that ships with FindTrack: it was trained on synthetic videos of "
@@ -164,7 +164,7 @@ class Page:
             yield kept
             return
 
-        def work(folder: Path) -> Iterator[Step | Answer]:
+        def work(folder: Path) -> Generator[Step | Answer, None, None]:
             return self._answer(video, expressions, options, folder)
 
         if example:
@@ -250,7 +250,7 @@ class Page:
                 ),
                 gr.Slider(
                     0, 1, self.segmenter.threshold, step=0.01, label="Threshold",
-                    info="Least presence a frame must have; below in all, it is “not found”.",
+                    info="Least presence of a frame, or score without one; below: “not found”.",
                 ),
                 gr.Number(0, label="Start", info="Second to start at."),
                 gr.Number(0, label="End", info="Second to end at; 0 is the end."),

@@ -149,7 +149,14 @@ def test_an_address_of_this_servers_own_is_an_upload(field, tmp_path):
     file.write_bytes(BODY)
     address = f"http://127.0.0.1:7860/gradio_api/file={file}".replace(" ", "%20")
     assert take(field, address) == str(file)
-    for other in ("/etc/passwd", f"{tmp_path}/files/../files.txt", f"{file}.none", ""):
+    for other in (
+        "/etc/passwd",
+        f"{tmp_path}/files/../files.txt",
+        f"{file}.none",
+        "",
+        "a" * 5000,
+        "%00",
+    ):
         with pytest.raises(gr.Error, match="not a public one"):
             take(field, f"http://127.0.0.1:7860/gradio_api/file={other}")
 

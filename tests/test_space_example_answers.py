@@ -81,14 +81,17 @@ def test_an_answer_stays_whole_if_nobody_waits_for_the_end(answers):
 
 @pytest.mark.parametrize("fails", [True, False], ids=["fails", "cancelled"])
 def test_work_that_does_not_end_leaves_nothing(answers, fails):
-    folders = []
+    folders, stopped = [], []
 
     def half(folder: Path):
         folders.append(folder)
-        (folder / "overlay.mp4").write_bytes(b"x")
-        yield Step("find", 1, 2)
-        if fails:
-            raise ValueError
+        try:
+            yield Step("find", 1, 2)
+            if fails:
+                raise ValueError
+        finally:  # work takes its time to stop; until then it may write
+            (folder / "overlay.mp4").write_bytes(b"x")
+            stopped.append(folder)
 
     steps = answers.compute(answers.examples[0], half)
     next(steps)
@@ -97,4 +100,6 @@ def test_work_that_does_not_end_leaves_nothing(answers, fails):
             next(steps)
     else:
         steps.close()
-    assert not folders[0].exists() and answers.get(answers.examples[0]) is None
+    assert (
+        stopped == folders and not folders[0].exists() and answers.get(answers.examples[0]) is None
+    )
