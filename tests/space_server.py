@@ -54,6 +54,12 @@ def wait_until(condition: Callable[[], object], what: str, every: float = 0.1) -
         time.sleep(every)
 
 
+def files_in(folder: Path) -> Iterator[Path]:
+    """Every file below `folder`. The app removes folders at any time; `rglob` trips over that."""
+    for name, _, files in os.walk(folder):
+        yield from (Path(name, file) for file in files)
+
+
 class SpaceServer:
     """`python -m space.app` in a process of its own.
 
@@ -134,19 +140,23 @@ class SpaceServer:
         """As long as files are not to age: a busy machine must not lose them before their use."""
         while not self._over.wait(0.5):
             if not self._ageing.is_set():
-                with suppress(OSError):  # removed while we look at them
-                    for path in self._everything():
+                for path in self._everything():
+                    with suppress(OSError):  # removed meanwhile
                         os.utime(path)
 
     def _everything(self) -> Iterator[Path]:
         """Uploads and downloads, the folders requests work in, and whatever else appears there."""
-        yield from (path for path in self.files.rglob("*") if path.is_file())
+        yield from files_in(self.files)
         yield from self.request_folders()
-        for path in self.work.rglob("*"):
+        for path in files_in(self.work):
             # The app keeps the answers to its examples on purpose.
-            kept = path.relative_to(self.work).parts[0].startswith("findtrack-examples-")
-            if path.is_file() and not kept:
+            if not path.relative_to(self.work).parts[0].startswith("findtrack-examples-"):
                 yield path
+
+    def upload_named(self, name: str) -> Path:
+        """Where the only upload of this name lies."""
+        (path,) = (path for path in files_in(self.files) if path.name == name)
+        return path
 
     def request_folders(self) -> list[Path]:
         """One per request it works on."""

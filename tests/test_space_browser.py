@@ -17,7 +17,7 @@ from PIL import Image
 
 from eval.demo import SAMPLE
 from modeling_findtrack.drawing import object_color
-from tests.space_server import PATIENCE, ROOT, needs_space, wait_until, write_clip
+from tests.space_server import PATIENCE, ROOT, files_in, needs_space, wait_until, write_clip
 
 pytest_plugins = ["tests.space_server"]
 
@@ -236,7 +236,7 @@ def test_cancel_stops_the_work(visit, clip, space_server, tmp_path):
     written = set()
 
     def gone() -> bool:
-        written.update(path.name for path in folder.glob("results/*"))
+        written.update(path.name for path in files_in(folder / "results"))
         return not folder.exists()
 
     page.click("#cancel")

@@ -29,6 +29,7 @@ from tests.space_server import (
     MAX_MEGABYTES,
     PATIENCE,
     ROOT,
+    files_in,
     needs_space,
     wait_until,
     write_clip,
@@ -220,7 +221,7 @@ def test_a_cancelled_job_stops(space_server, client, small, tmp_path):
     written = set()
 
     def gone() -> bool:
-        written.update(path.name for path in folder.glob("results/*"))
+        written.update(path.name for path in files_in(folder / "results"))
         return not folder.exists()
 
     wait_until(gone, "the cancelled job has no folder", every=0.01)
@@ -516,8 +517,7 @@ def test_an_upload_that_grows_too_old_is_still_worked_on(space_server, client, r
         video=gradio_client.handle_file(str(clip)), expressions=text, api_name="/segment"
     )
     wait_until(lambda: job.done() or job.status().progress_data, "the work begins", every=0.02)
-    (upload,) = space_server.files.glob("*/*/old.mp4")
-    upload.unlink()
+    space_server.upload_named("old.mp4").unlink()
     check(as_reply(job.result()), reference(clip, text))
 
 
