@@ -1,21 +1,24 @@
 """Sizes, memory and seconds of the full-size models, on the machine at hand, without their weights.
 
     python -m eval.fullsize [--preset sam2 paper] [--work runs/fullsize] [--dtype float16] [--keep]
+                            [--device cuda --compute bfloat16 --frames 50]
 
 For each preset, one step after the other and each in a process of its own:
 
 1. *write* random checkpoints with the official names and shapes (`tests/golden/keys`). The image
    encoders of EVF-SAM2 and SAM 2 get the same numbers, so that the model has one for both.
 2. *assemble* them, as `findtrack assemble` does.
-3. *load* the folder with `trust_remote_code` in float32, where the package cannot be imported and
-   the Hub not be reached, and segment a video: *find* one sentence, *track* its mask.
+3. *load* the folder with `trust_remote_code`, where the package cannot be imported and the Hub not
+   be reached, and segment a video: *find* one sentence, *track* its mask. On a GPU that is done
+   twice and the second time counts, since the first one sets the GPU up.
 
 Random weights find nothing, so two settings are changed once the model is loaded: no presence is
 asked for and empty masks are accepted. Whatever scores highest is tracked, with as much work as
 anything else.
 
 Seconds are wall-clock, without starting Python and loading its libraries. Peak memory is that of
-the whole process, libraries and mapped files included. A preset takes twice the size of its
+the whole process, libraries and mapped files included; that of a GPU is what PyTorch allocated
+there. A preset takes twice the size of its
 checkpoints on the disk and is deleted after it is measured.
 """
 
@@ -34,7 +37,7 @@ from pathlib import Path
 
 # Nothing heavy: a process counts the memory of the one that started it as its own.
 from eval.random_checkpoints import Checkpoint, official_checkpoints, write_checkpoints
-from eval.report import markdown_table, one_line_errors, peak_memory, write_json
+from eval.report import markdown_table, one_line_errors, peak_memory, positive, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 PRESETS = ("sam2", "paper")
@@ -61,12 +64,14 @@ class Result:
     dtype: str  # of the checkpoints and the folder; Cutie's are float32
     video: tuple[int, int, int]  # T, H, W
     candidates: int  # frames looked at
+    device: str  # "cpu", or a GPU's name
+    compute: str  # dtype
     threads: int
     image_encoder: str  # in words, whether finder and tracker share it
     parameters: dict[str, int]  # by `PARTS`
     gigabytes: dict[str, float]  # checkpoints, folder: on disk
     seconds: dict[str, float]  # write, assemble, load, find, track
-    peak_gigabytes: dict[str, float]  # assemble, load, segment: memory
+    peak_gigabytes: dict[str, float]  # assemble, load, segment: memory; gpu: of segment there
     areas: list[float]  # T, shares of the frames that the masks cover
 
     @property
@@ -81,6 +86,8 @@ def measure(
     dtype: str = DTYPES[0],
     checkpoints: dict[str, Checkpoint] | None = None,
     video: tuple[int, int, int] = VIDEO,
+    device: str = "cpu",
+    compute: str = "float32",
 ) -> Result:
     """Write, assemble, load, segment.
 
@@ -90,10 +97,15 @@ def measure(
         dtype: Of the checkpoints.
         checkpoints: Others than those of full size.
         video: T, H, W.
+        device: "cpu" or "cuda".
+        compute: The dtype of the model there.
 
     Raises:
         ValueError: The disk is too small, or a step failed, which has told why on stderr.
     """
+    name = _apart(gpu)["name"] if device == "cuda" else device
+    if not name:
+        raise ValueError(f"device {device}: not available here; use --device cpu")
     checkpoints = checkpoints or official_checkpoints(preset)
     size = 2 if dtype != "float32" else 4
     needed = 2 * size * sum(math.prod(s) for c in checkpoints.values() for s in c.shapes.values())
@@ -114,13 +126,22 @@ def measure(
     sources = {option: str(official / option) for option in checkpoints}
     assembled = _apart(assemble, preset=preset, sources=sources, out=str(model))
     _say(f"{preset}: loading and segmenting")
-    run = _apart(segment, folder=str(model), modules=str(folder / "modules"), video=video)
+    run = _apart(
+        segment,
+        folder=str(model),
+        modules=str(folder / "modules"),
+        video=video,
+        device=device,
+        compute=compute,
+    )
     manifest = json.loads((model / "findtrack_manifest.json").read_text(encoding="utf-8"))
     return Result(
         preset=preset,
         dtype=dtype,
         video=video,
         candidates=run["candidates"],
+        device=name,
+        compute=compute,
         threads=run["threads"],
         image_encoder=manifest["image_encoder"],
         parameters=run["parameters"],
@@ -158,6 +179,13 @@ def _apart(step: Callable[..., dict], **arguments) -> dict:
     return json.loads(process.stdout.splitlines()[-1])
 
 
+def gpu() -> dict:
+    """Its name, None where there is none."""
+    import torch
+
+    return {"name": torch.cuda.get_device_name() if torch.cuda.is_available() else None}
+
+
 # ---- step 2: assemble ----------------------------------------------------------------------------
 
 
@@ -184,13 +212,17 @@ def assemble(preset: str, sources: dict[str, str], out: str) -> dict:
 # ---- step 3: load and segment --------------------------------------------------------------------
 
 
-def segment(folder: str, modules: str, video: Sequence[int]) -> dict:
+def segment(
+    folder: str, modules: str, video: Sequence[int], device: str = "cpu", compute: str = "float32"
+) -> dict:
     """Load a model folder by its own code and segment a video with it.
 
     Args:
         folder: Written by `assemble`.
         modules: Where transformers shall copy that code.
         video: T, H, W.
+        device: "cpu" or "cuda".
+        compute: The dtype of the model there.
 
     Raises:
         ValueError: The folder does not fill the model, or what comes out is no answer.
@@ -205,21 +237,24 @@ def segment(folder: str, modules: str, video: Sequence[int]) -> dict:
         logging.disable_progress_bar()
     start = time.perf_counter()
     model, loading = AutoModel.from_pretrained(
-        folder, trust_remote_code=True, dtype=torch.float32, output_loading_info=True
+        folder, trust_remote_code=True, dtype=getattr(torch, compute), output_loading_info=True
     )
+    model.to(device)
     processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
     loaded, peak_loaded = time.perf_counter(), peak_memory() / 1e9
     if wrong := {k: sorted(map(str, v)) for k, v in loading.items() if v}:
         raise ValueError(f"{folder} does not fill the model: {wrong}")
 
     model.config.presence_threshold, model.config.accept_empty_masks = None, True
-    ended = {}
+    frames, ended = moving_blob(*video), {}
 
     def progress(stage: str, done: int, total: int) -> None:
         ended[stage] = time.perf_counter()
         _say(f"{stage} {done}/{total}")
 
-    (track,) = model.segment(moving_blob(*video), SENTENCE, processor=processor, progress=progress)
+    for _ in range(1 if device == "cpu" else 2):
+        start_segment = time.perf_counter()
+        (track,) = model.segment(frames, SENTENCE, processor=processor, progress=progress)
     scores = [candidate.score for candidate in track.candidates]
     if not (track.found and all(map(math.isfinite, scores)) and len(track.masks) == video[0]):
         raise ValueError(f"no answer: found {track.found}, {scores}, {len(track.masks)} masks")
@@ -229,10 +264,14 @@ def segment(folder: str, modules: str, video: Sequence[int]) -> dict:
         "parameters": parameters(model),
         "seconds": {
             "load": loaded - start,
-            "find": ended["find"] - loaded,
+            "find": ended["find"] - start_segment,
             "track": ended["track"] - ended["find"],
         },
-        "peak": {"load": peak_loaded, "segment": peak_memory() / 1e9},
+        "peak": {
+            "load": peak_loaded,
+            "segment": peak_memory() / 1e9,
+            "gpu": torch.cuda.max_memory_allocated() / 1e9 if device == "cuda" else 0,
+        },
         "areas": [float(area) / (video[1] * video[2]) for area in track.masks.areas()],
     }
 
@@ -253,7 +292,7 @@ def moving_blob(frames: int, height: int, width: int):
     video = np.random.default_rng(0).integers(0, 90, (frames, height, width, 3), dtype=np.uint8)
     y, x = np.ogrid[:height, :width]
     for t in range(frames):
-        disk = np.hypot(y - height / 2, x - width * (0.3 + 0.05 * t)) < height / 5
+        disk = np.hypot(y - height / 2, x - width * ((0.3 + 0.05 * t) % 1)) < height / 5
         video[t, disk] = (250, 60, 40)
     return video
 
@@ -277,6 +316,8 @@ def table(results: Sequence[Result]) -> str:
         f"track {first.video[0]} frames, s": [r.seconds["track"] for r in results],
         "find and track, GB of memory": [r.peak_gigabytes["segment"] for r in results],
     }
+    if any(on_gpu := [r.peak_gigabytes["gpu"] for r in results]):
+        steps["find and track, GB on the GPU"] = on_gpu
     rows += [[name, *map(_number, values)] for name, values in steps.items()]
     return markdown_table(["", *(r.preset for r in results)], rows)
 
@@ -308,21 +349,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--dtype", choices=DTYPES, default=DTYPES[0], help="of the stored weights (%(default)s)"
     )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(%(default)s)")
+    parser.add_argument(
+        "--compute", choices=DTYPES, default="float32", help="dtype of the model (%(default)s)"
+    )
+    parser.add_argument(
+        "--frames", type=positive, default=VIDEO[0], metavar="T", help="of the video (%(default)s)"
+    )
     parser.add_argument("--keep", action="store_true", help="do not delete checkpoints and models")
     args = parser.parse_args(argv)
+    video = (args.frames, *VIDEO[1:])
     results = []
     for preset in args.preset:
         folder = (args.work / preset).resolve()
         folder.mkdir(parents=True)  # an earlier one is not ours to delete
         try:
-            results.append(measure(preset, folder, args.dtype))
+            results.append(
+                measure(
+                    preset,
+                    folder,
+                    args.dtype,
+                    video=video,
+                    device=args.device,
+                    compute=args.compute,
+                )
+            )
         finally:
             if not args.keep:
                 shutil.rmtree(folder)
         write_json(args.work / f"{preset}.json", asdict(results[-1]))
-    frames, height, width = VIDEO
-    threads = results[0].threads
-    print(f"random weights stored in {args.dtype}, computing in float32 with {threads} threads")
+    frames, height, width = video
+    place = f"on {results[0].device}, with {results[0].threads} threads of the CPU"
+    print(f"random weights stored in {args.dtype}, computing in {args.compute} {place}")
     print(f"{frames} frames of {width}x{height}, 1 sentence\n")
     print(table(results))
     for result in results:

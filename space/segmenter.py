@@ -15,7 +15,9 @@ from modeling_findtrack.video_base import Video
 
 from .background import Result, Step, in_steps
 
-# Seconds of a ZeroGPU slice, guessed: too many cost a place in the queue, too few end the work.
+# Seconds of a ZeroGPU slice: too many cost a place in the queue, too few end the work. A slice has
+# 60 of the 132 multiprocessors of an H200; all of them took .06 s per candidate with its frame and
+# .045 s per frame with its mask (eval.fullsize, preset sam2). BASE is for moving the weights there.
 BASE, PER_CANDIDATE, PER_FRAME, PER_MASK = 5, 0.15, 0.1, 0.03  # of the full-size models
 SMALL, SMALL_SHARE = 100e6, 0.2  # below so many parameters, a share of that
 
@@ -47,6 +49,8 @@ class Segmenter:
         self.name = model_name(name)
         if os.path.isdir(self.name):  # where it lies on this machine is nobody's business
             self.name = Path(self.name).resolve().name
+        # On ZeroGPU the weights are put away once the page is up.
+        self._parameters = self.model.num_parameters()
         self.key_frames: int = self.model.config.num_key_frames
         config = self.model.config
         # What the page starts with; as long as nobody changes it, the model's own rule stands.
@@ -74,6 +78,4 @@ class Segmenter:
         self, video: Video, expressions: Sequence[str], key_frames: int, threshold: float = 0
     ) -> int:
         """How long `segment` of the same may take on a GPU that is lent for it."""
-        return estimated_seconds(
-            video.num_frames, len(expressions), key_frames, self.model.num_parameters()
-        )
+        return estimated_seconds(video.num_frames, len(expressions), key_frames, self._parameters)

@@ -6,16 +6,18 @@ shared by all of them, since starting it costs more than most tests.
 """
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx
 import numpy as np
@@ -67,6 +69,8 @@ class SpaceServer:
         folder: Where everything goes that it writes.
         root: Where it is started.
         command: What Python is to run there.
+        device: What it is to compute on.
+        environment: Variables it gets besides ours.
 
     Attributes:
         url: Its address.
@@ -76,7 +80,12 @@ class SpaceServer:
     """
 
     def __init__(
-        self, folder: Path, root: Path = ROOT, command: Sequence[str] = ("-m", "space.app")
+        self,
+        folder: Path,
+        root: Path = ROOT,
+        command: Sequence[str] = ("-m", "space.app"),
+        device: str = "cpu",
+        environment: Mapping[str, str] = MappingProxyType({}),
     ):
         self.work, self.files, self.log = folder / "work", folder / "files", folder / "log.txt"
         self.work.mkdir()
@@ -87,11 +96,12 @@ class SpaceServer:
         self.url = f"http://127.0.0.1:{port}"
         with self.log.open("w") as out:
             self._process = subprocess.Popen(
-                [sys.executable, *command, "--port", str(port), "--device", "cpu"],
+                [sys.executable, *command, "--port", str(port), "--device", device],
                 cwd=root,
-                env=self._environment(),
+                env=self._environment() | environment,
                 stdout=out,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
         self._over, self._ageing = threading.Event(), threading.Event()
         self._keeper = threading.Thread(target=self._keep_young, daemon=True)
@@ -190,7 +200,7 @@ class SpaceServer:
         lines = status.read_text().splitlines() if status.exists() else []
         return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
 
-    def client(self, folder: Path):
+    def client(self, folder: Path, **options):
         """A visitor's `gradio_client.Client`; downloads go to `folder`."""
         from gradio_client import Client
 
@@ -201,6 +211,7 @@ class SpaceServer:
             analytics_enabled=False,
             ssl_verify=False,  # plain HTTP; it would read all certificates again for every call
             httpx_kwargs={"trust_env": False},  # no proxy on the way to ourselves
+            **options,
         )
 
     def upload(self, name: str, data: bytes) -> httpx.Response:
@@ -214,7 +225,7 @@ class SpaceServer:
         try:
             self._process.wait(60)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            os.killpg(self._process.pid, signal.SIGKILL)  # with the processes it has started
             self._process.wait()
 
 

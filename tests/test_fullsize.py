@@ -102,11 +102,12 @@ def test_every_step(preset, golden_dir, tmp_path, monkeypatch):
 
 def result_of(preset: str, **changed) -> fullsize.Result:
     fields = {
-        "preset": preset, "dtype": "float16", "video": VIDEO, "candidates": 3, "threads": 2,
+        "preset": preset, "dtype": "float16", "video": VIDEO, "candidates": 3,
+        "device": "cpu", "compute": "float32", "threads": 2,
         "image_encoder": "one, shared", "parameters": dict.fromkeys(fullsize.PARTS, 2_000_000),
         "gigabytes": {"checkpoints": 2.5, "folder": 1.25},
         "seconds": {"write": 9.0, "assemble": 8.0, "load": 7.0, "find": 61.24, "track": 5.0},
-        "peak_gigabytes": {"assemble": 1.2, "load": 3.3, "segment": 4.4}, "areas": [0.5],
+        "peak_gigabytes": {"assemble": 1.2, "load": 3.3, "segment": 4.4, "gpu": 0}, "areas": [0.5],
     }  # fmt: skip
     return fullsize.Result(**{**fields, **changed})
 
@@ -128,12 +129,19 @@ def test_the_table():
     assert rows["track 3 frames, s"] == ["5.0", "5.0"]
     assert rows["find and track, GB of memory"] == ["4.4", "4.4"]
     assert "aligner: text tower, M" in rows
+    assert not any("GPU" in name for name in rows)
+    peaks = result_of("sam2").peak_gigabytes | {"gpu": 5.04}
+    rows = cells(fullsize.table([result_of("sam2", peak_gigabytes=peaks)]))
+    assert rows["find and track, GB on the GPU"] == ["5.0"]
 
 
 def test_the_command_deletes_what_is_large(tmp_path, monkeypatch, capsys):
-    def measure(preset: str, folder: Path, dtype: str) -> fullsize.Result:
+    asked = []
+
+    def measure(preset: str, folder: Path, dtype: str, **options) -> fullsize.Result:
         (folder / "large").write_text("")
-        return result_of(preset, dtype=dtype)
+        asked.append(options)
+        return result_of(preset, dtype=dtype, compute=options["compute"])
 
     monkeypatch.setattr(fullsize, "measure", measure)
     command = ["--work", str(tmp_path), "--dtype", "bfloat16"]
@@ -142,17 +150,27 @@ def test_the_command_deletes_what_is_large(tmp_path, monkeypatch, capsys):
     assert json.loads((tmp_path / "sam2.json").read_text())["dtype"] == "bfloat16"
     printed = capsys.readouterr().out
     assert "stored in bfloat16" in printed and cells(printed)[""] == ["sam2", "paper"]
-    assert fullsize.main([*command, "--preset", "sam2", "--keep"]) == 0
+    assert "in float32 on cpu" in printed and "4 frames of 854x480" in printed
+    place = ["--device", "cuda", "--compute", "float16", "--frames", "9"]
+    assert fullsize.main([*command, "--preset", "sam2", "--keep", *place]) == 0
+    usual = {"video": (4, 480, 854), "device": "cpu", "compute": "float32"}
+    gpu = {"video": (9, 480, 854), "device": "cuda", "compute": "float16"}
+    assert asked == [usual, usual, gpu]
+    assert "in float16" in (printed := capsys.readouterr().out) and "9 frames" in printed
     assert (tmp_path / "sam2" / "large").exists()
     assert fullsize.main([*command, "--preset", "sam2"]) == 2  # it is taken
     assert str(tmp_path / "sam2") in capsys.readouterr().err
     assert (tmp_path / "sam2" / "large").exists()
 
 
-def test_what_fails_is_told(tmp_path, capfd):
+def test_what_fails_is_told(tmp_path, capfd, monkeypatch):
     with pytest.raises(ValueError, match="table: exit status 1"):
         fullsize._apart(fullsize.table, results=[])
     assert "IndexError" in capfd.readouterr().err
+    monkeypatch.setattr(fullsize, "gpu", lambda: {"name": None})
+    in_this_process(monkeypatch, "<lambda>")
+    with pytest.raises(ValueError, match="^device cuda: not available here"):
+        fullsize.measure("sam2", tmp_path, device="cuda")
     huge = {"evf-sam": Checkpoint("model.safetensors", {"x": [10**9, 10**9]})}
     with pytest.raises(ValueError, match="GB are needed"):
         fullsize.measure("sam2", tmp_path, checkpoints=huge)

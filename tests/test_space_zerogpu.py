@@ -1,9 +1,14 @@
 """The way of ZeroGPU: `spaces.GPU` runs a request in a forked process that asks for GPU time.
 
-All of it is real but the GPU and who lends it. This file is also the program that sends the
-requests: `python -m tests.test_space_zerogpu CLIP FOLDER`, with the environment of such a Space.
+All of it is real but who lends the GPU, and where the machine has none, the GPU: then the weights,
+which the package pretends are on one until it is lent, go to the CPU. This file is also the
+programs that run with the environment of such a Space:
+
+    python -m tests.test_space_zerogpu requests CLIP FOLDER
+    python -m tests.test_space_zerogpu app [OPTIONS OF space.app]
 """
 
+import base64
 import json
 import os
 import pickle
@@ -11,7 +16,9 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
@@ -21,21 +28,27 @@ import pytest
 # It patches torch and so comes before it, as in space/segmenter.py.
 spaces = pytest.importorskip("spaces", reason="spaces is not installed")
 
+import gradio_client  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from modeling_findtrack.cli import DEFAULT_MODEL  # noqa: E402
+from modeling_findtrack.cli import DEFAULT_MODEL, load_model  # noqa: E402
 from modeling_findtrack.results import Candidate, MaskSequence, Track, encode_mask  # noqa: E402
 from space.background import Result, Step  # noqa: E402
 from space.intake import Options, open_upload  # noqa: E402
 from space.limits import Limits  # noqa: E402
 from space.segmenter import Segmenter, estimated_seconds  # noqa: E402
-from tests.space_server import PATIENCE, ROOT, needs_space, write_clip  # noqa: E402
+from tests.space_server import PATIENCE, ROOT, SpaceServer, needs_space, write_clip  # noqa: E402
+
+needs_fork = pytest.mark.skipif(
+    sys.platform != "linux", reason="ZeroGPU is a Linux, and its package forks"
+)
 
 TEXTS, ENDLESS = ["the leftmost swan", "the sheep"], "a swan for ever"
 PART = Options(key_frames=2, threshold=0.4, start=0.125, end=0, opacity=0.5)
 FRAMES = 6  # of the part
 MANY = 8  # expressions, to take longer than two
+PROGRAM, NO_GPU = "tests.test_space_zerogpu", "FINDTRACK_TEST_NO_GPU"
 
 
 def ask(segmenter: Segmenter, clip: str, texts: list[str]):
@@ -44,13 +57,32 @@ def ask(segmenter: Segmenter, clip: str, texts: list[str]):
         yield from segmenter.segment(video, texts, PART.key_frames, PART.threshold)
 
 
-def program(clip: str, folder: Path) -> None:
+def do_without_gpu() -> None:
+    """What the package does with a GPU once it is lent, it does on the CPU."""
+
+    def init(_: str) -> None:
+        torch.Tensor.pin_memory = lambda tensor: tensor
+        torch.Tensor.cuda = lambda tensor, **_: tensor.clone()
+        torch.cuda.synchronize = lambda: None
+
+    spaces.zero.torch.init = init
+    spaces.zero.torch.pack = lambda: 0  # nor does it put them away meanwhile
+
+
+def app(argv: Sequence[str]) -> int:
+    """`space.app` itself."""
+    from space.app import main
+
+    return main(argv)
+
+
+def requests(clip: str, folder: Path) -> None:
     """Two requests, one that is closed in the middle, and another; `answers` says what came.
 
     `calls` gets a line from the process that the model runs in: its id, and what became of a call.
     """
-    spaces.zero.torch.init = spaces.zero.torch.move = lambda *_, **__: None  # there is no GPU
-    segmenter = Segmenter(DEFAULT_MODEL, "cpu")
+    segmenter = Segmenter(DEFAULT_MODEL)
+    spaces.zero.torch.pack()
     segment = segmenter.model.segment
 
     def note(event: str) -> None:
@@ -82,14 +114,20 @@ def program(clip: str, folder: Path) -> None:
         "answers": answers,
     }
     (folder / "answers").write_bytes(pickle.dumps(said))
+    os._exit(0)  # with CUDA in it, the other process does not end when it is told to
 
 
 class Lender(ThreadingHTTPServer):
-    """Lends a GPU to whoever asks; the process that had it last may still be there."""
+    """Lends a GPU to whoever asks; the process that had it last may still be there.
+
+    Attributes:
+        used_up: The visitors have had their share.
+    """
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), LenderHandler)
         self.url = f"http://127.0.0.1:{self.server_port}"
+        self.used_up = False
         self.asked: list[tuple[str, dict[str, str]]] = []  # path, query
 
     def queries(self, path: str) -> list[dict[str, str]]:
@@ -101,9 +139,10 @@ class LenderHandler(BaseHTTPRequestHandler):
         address = urlsplit(self.path)
         lent_before = bool(self.server.queries("/schedule"))
         self.server.asked.append((address.path, dict(parse_qsl(address.query))))
-        gpu = {"idle": lent_before, "nvidiaIndex": 0, "nvidiaUUID": "GPU-0", "allowToken": "token"}
-        body = json.dumps(gpu).encode() if address.path == "/schedule" else b""
-        self.send_response(200)
+        gpu = {"idle": lent_before, "nvidiaIndex": 0, "nvidiaUUID": "0", "allowToken": "token"}
+        told = {"left": 3, "wait": 3600} if self.server.used_up else gpu
+        body = json.dumps(told).encode() if address.path == "/schedule" else b""
+        self.send_response(429 if body and self.server.used_up else 200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -122,23 +161,36 @@ def lender():
     server.server_close()
 
 
-def run_program(clip: Path, folder: Path, lender: Lender) -> dict:
-    """What it says."""
-    (folder / "cgroup").write_text("0::/space\n")
-    environment = {
-        name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")
-    } | {
+@pytest.fixture
+def environment(tmp_path, lender) -> dict[str, str]:
+    """What such a Space is told."""
+    (tmp_path / "cgroup").write_text("0::/space\n")
+    return {
         "SPACES_ZERO_GPU": "true",
         "SPACES_ZERO_DEVICE_API_URL": lender.url,
-        "ZEROGPU_PROC_SELF_CGROUP_PATH": str(folder / "cgroup"),
-        "HOME": str(folder),
+        "ZEROGPU_PROC_SELF_CGROUP_PATH": str(tmp_path / "cgroup"),
+        "HOME": str(tmp_path),
         "HF_HUB_OFFLINE": "1",
+        "ZEROGPU_OFFLOAD_DIR": str(tmp_path / "tensors"),
         "OMP_NUM_THREADS": "1",  # a forked process has none of the threads of its parent
+        NO_GPU: "" if torch.cuda.is_available() else "true",
     }
-    command = [sys.executable, "-m", "tests.test_space_zerogpu", str(clip), str(folder)]
+
+
+def run_requests(clip: Path, folder: Path, environment: dict[str, str]) -> dict:
+    """What came."""
+    ours = {
+        name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")
+    }
+    command = [sys.executable, "-m", PROGRAM, "requests", str(clip), str(folder)]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
+            command,
+            cwd=ROOT,
+            env=ours | environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     try:
         status = process.wait(PATIENCE)
@@ -169,12 +221,16 @@ def one_thread():
 
 
 @needs_space
-@pytest.mark.skipif(sys.platform != "linux", reason="ZeroGPU is a Linux, and its package forks")
-def test_requests_run_in_a_process_that_asked_for_the_gpu(tmp_path, lender, one_thread):
+@needs_fork
+def test_requests_run_in_a_process_that_asked_for_the_gpu(
+    tmp_path, lender, environment, one_thread
+):
     clip = write_clip(tmp_path / "clip.mp4", FRAMES + 2)
-    said = run_program(clip, tmp_path, lender)
+    said = run_requests(clip, tmp_path, environment)
 
     segmenter = Segmenter(DEFAULT_MODEL, "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    segmenter.model, _ = load_model(DEFAULT_MODEL, device, "bfloat16")  # as on any new GPU
     assert said["shared"] and not segmenter.shared_gpu
     *_, expected = ask(segmenter, str(clip), TEXTS)
     assert all(track.found and track.masks.areas().any() for track in expected.value)
@@ -202,6 +258,35 @@ def test_requests_run_in_a_process_that_asked_for_the_gpu(tmp_path, lender, one_
     assert released == ["false"] * 4
 
 
+@needs_space
+@needs_fork
+def test_the_app_asks_in_the_name_of_its_visitor(tmp_path, lender, environment, one_thread):
+    """With the server that Gradio launches, from which the process is forked."""
+    command = ("-m", PROGRAM, "app")
+    server = SpaceServer(tmp_path, command=command, device="auto", environment=environment)
+    clip = write_clip(tmp_path / "clip.mp4", FRAMES)
+    payload = base64.urlsafe_b64encode(json.dumps({"user": "me"}).encode()).decode().strip("=")
+    token = f"e30.{payload}.signature"
+    try:
+        server.wait_until_ready()
+        client = server.client(tmp_path / "downloads", headers={"X-IP-Token": token})
+        ask_app = partial(
+            client.predict, gradio_client.handle_file(clip), TEXTS[0], api_name="/segment"
+        )
+        for _ in range(2):
+            _, _, result = ask_app()
+            assert [e["found"] for e in result["expressions"]] == [True]
+        lender.used_up = True
+        with pytest.raises(gradio_client.exceptions.AppError) as refusal:
+            ask_app()
+    finally:
+        server.stop()
+    assert "exceeded your ZeroGPU quota" in str(refusal.value) and "3s left" in str(refusal.value)
+    assert [query["token"] for query in lender.queries("/schedule")] == [token] * 3
+    assert [query["fail"] for query in lender.queries("/release")] == ["false"] * 2
+    assert "Traceback" not in server.log.read_text()
+
+
 def test_what_goes_there_and_back_stays_what_it_is():
     mask = np.zeros((6, 8), dtype=bool)
     mask[1:3, 2:5] = True
@@ -220,4 +305,8 @@ def test_what_goes_there_and_back_stays_what_it_is():
 
 
 if __name__ == "__main__":
-    program(sys.argv[1], Path(sys.argv[2]))
+    if os.environ[NO_GPU]:
+        do_without_gpu()
+    if sys.argv[1] == "app":
+        raise SystemExit(app(sys.argv[2:]))
+    requests(sys.argv[2], Path(sys.argv[3]))
