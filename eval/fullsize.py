@@ -9,8 +9,8 @@ For each preset, one step after the other and each in a process of its own:
    encoders of EVF-SAM2 and SAM 2 get the same numbers, so that the model has one for both.
 2. *assemble* them, as `findtrack assemble` does.
 3. *load* the folder with `trust_remote_code`, where the package cannot be imported and the Hub not
-   be reached, and segment a video: *find* one sentence, *track* its mask. On a GPU that is done
-   twice and the second time counts, since the first one sets the GPU up.
+   be reached, and segment a video: *find* one sentence, *track* its mask. On a GPU, whose start
+   belongs to *load*, it is segmented twice and the second time counts.
 
 Random weights find nothing, so two settings are changed once the model is loaded: no presence is
 asked for and empty masks are accepted. Whatever scores highest is tracked, with as much work as
@@ -18,8 +18,8 @@ anything else.
 
 Seconds are wall-clock, without starting Python and loading its libraries. Peak memory is that of
 the whole process, libraries and mapped files included; that of a GPU is what PyTorch allocated
-there. A preset takes twice the size of its
-checkpoints on the disk and is deleted after it is measured.
+there. A preset takes twice the size of its checkpoints on the disk and is deleted after it is
+measured.
 """
 
 import argparse
@@ -71,7 +71,7 @@ class Result:
     parameters: dict[str, int]  # by `PARTS`
     gigabytes: dict[str, float]  # checkpoints, folder: on disk
     seconds: dict[str, float]  # write, assemble, load, find, track
-    peak_gigabytes: dict[str, float]  # assemble, load, segment: memory; gpu: of segment there
+    peak_gigabytes: dict[str, float]  # assemble, load, segment: memory; gpu: load and segment
     areas: list[float]  # T, shares of the frames that the masks cover
 
     @property
@@ -103,9 +103,6 @@ def measure(
     Raises:
         ValueError: The disk is too small, or a step failed, which has told why on stderr.
     """
-    name = _apart(gpu)["name"] if device == "cuda" else device
-    if not name:
-        raise ValueError(f"device {device}: not available here; use --device cpu")
     checkpoints = checkpoints or official_checkpoints(preset)
     size = 2 if dtype != "float32" else 4
     needed = 2 * size * sum(math.prod(s) for c in checkpoints.values() for s in c.shapes.values())
@@ -140,8 +137,8 @@ def measure(
         dtype=dtype,
         video=video,
         candidates=run["candidates"],
-        device=name,
-        compute=compute,
+        device=run["device"],
+        compute=run["compute"],
         threads=run["threads"],
         image_encoder=manifest["image_encoder"],
         parameters=run["parameters"],
@@ -164,7 +161,7 @@ print(json.dumps(result))
 """
 
 
-def _apart(step: Callable[..., dict], **arguments) -> dict:
+def _apart(step: Callable, **arguments):
     """Call a function of this file in a process of its own, so that memory is measured alone."""
     process = subprocess.run(
         [sys.executable, "-c", _CALL, step.__name__],
@@ -177,13 +174,6 @@ def _apart(step: Callable[..., dict], **arguments) -> dict:
         killed = "; it was killed, perhaps for want of memory" if process.returncode == -9 else ""
         raise ValueError(f"{step.__name__}: exit status {process.returncode}{killed}")
     return json.loads(process.stdout.splitlines()[-1])
-
-
-def gpu() -> dict:
-    """Its name, None where there is none."""
-    import torch
-
-    return {"name": torch.cuda.get_device_name() if torch.cuda.is_available() else None}
 
 
 # ---- step 2: assemble ----------------------------------------------------------------------------
@@ -260,6 +250,8 @@ def segment(
         raise ValueError(f"no answer: found {track.found}, {scores}, {len(track.masks)} masks")
     return {
         "candidates": len(track.candidates),
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        "compute": str(model.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "parameters": parameters(model),
         "seconds": {
@@ -295,6 +287,13 @@ def moving_blob(frames: int, height: int, width: int):
         disk = np.hypot(y - height / 2, x - width * ((0.3 + 0.05 * t) % 1)) < height / 5
         video[t, disk] = (250, 60, 40)
     return video
+
+
+def gpu_available() -> bool:
+    """Whether PyTorch can use one."""
+    import torch
+
+    return torch.cuda.is_available()
 
 
 # ---- the command ---------------------------------------------------------------------------------
@@ -358,6 +357,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--keep", action="store_true", help="do not delete checkpoints and models")
     args = parser.parse_args(argv)
+    if args.device == "cuda" and not _apart(gpu_available):
+        raise ValueError("device cuda: not available here; use --device cpu")
     video = (args.frames, *VIDEO[1:])
     results = []
     for preset in args.preset:
@@ -379,8 +380,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 shutil.rmtree(folder)
         write_json(args.work / f"{preset}.json", asdict(results[-1]))
     frames, height, width = video
-    place = f"on {results[0].device}, with {results[0].threads} threads of the CPU"
-    print(f"random weights stored in {args.dtype}, computing in {args.compute} {place}")
+    first = results[0]
+    print(
+        f"random weights stored in {args.dtype}, computing in {first.compute} on {first.device}, "
+        f"with {first.threads} threads of the CPU"
+    )
     print(f"{frames} frames of {width}x{height}, 1 sentence\n")
     print(table(results))
     for result in results:

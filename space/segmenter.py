@@ -15,10 +15,10 @@ from modeling_findtrack.video_base import Video
 
 from .background import Result, Step, in_steps
 
-# Seconds of a ZeroGPU slice: too many cost a place in the queue, too few end the work. A slice has
-# 60 of the 132 multiprocessors of an H200; all of them took .06 s per candidate with its frame and
-# .045 s per frame with its mask (eval.fullsize, preset sam2). BASE is for moving the weights there.
-BASE, PER_CANDIDATE, PER_FRAME, PER_MASK = 5, 0.15, 0.1, 0.03  # of the full-size models
+# Seconds of a ZeroGPU slice: too many cost a place in the queue, too few end the work. Guessed for
+# the full-size models; a whole H200 then took .06 s for PER_CANDIDATE and PER_FRAME together, and
+# .045 s for PER_FRAME and PER_MASK (eval.fullsize, preset sam2). BASE is for moving the weights.
+BASE, PER_CANDIDATE, PER_FRAME, PER_MASK = 5, 0.15, 0.1, 0.03
 SMALL, SMALL_SHARE = 100e6, 0.2  # below so many parameters, a share of that
 
 Segment = Callable[[Video, Sequence[str], int, float], Iterator[Step | Result]]
@@ -49,7 +49,7 @@ class Segmenter:
         self.name = model_name(name)
         if os.path.isdir(self.name):  # where it lies on this machine is nobody's business
             self.name = Path(self.name).resolve().name
-        # On ZeroGPU the weights are put away once the page is up.
+        # On ZeroGPU the weights are put away when the page is launched.
         self._parameters = self.model.num_parameters()
         self.key_frames: int = self.model.config.num_key_frames
         config = self.model.config

@@ -71,6 +71,7 @@ class SpaceServer:
         command: What Python is to run there.
         device: What it is to compute on.
         environment: Variables it gets besides ours.
+        own_session: Whether `stop` is to end the processes, too, that it has started.
 
     Attributes:
         url: Its address.
@@ -86,6 +87,7 @@ class SpaceServer:
         command: Sequence[str] = ("-m", "space.app"),
         device: str = "cpu",
         environment: Mapping[str, str] = MappingProxyType({}),
+        own_session: bool = False,
     ):
         self.work, self.files, self.log = folder / "work", folder / "files", folder / "log.txt"
         self.work.mkdir()
@@ -101,11 +103,11 @@ class SpaceServer:
                 env=self._environment() | environment,
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
+                start_new_session=own_session,
             )
+        self._own_session = own_session
         self._over, self._ageing = threading.Event(), threading.Event()
         self._keeper = threading.Thread(target=self._keep_young, daemon=True)
-        self._port = port
         self._own: set[Path] = set()
 
     def _environment(self) -> dict[str, str]:
@@ -118,6 +120,7 @@ class SpaceServer:
         }
         return kept | {
             "HF_HUB_OFFLINE": "1",
+            "PYTHONUNBUFFERED": "1",  # the log is read
             "TMPDIR": str(self.work),
             "GRADIO_TEMP_DIR": str(self.files),
             "FINDTRACK_SPACE_KEEP_SECONDS": str(KEEP_SECONDS),
@@ -139,8 +142,8 @@ class SpaceServer:
         def answers() -> bool:
             if self._process.poll() is not None:
                 raise RuntimeError(f"the app stopped:\n{self.log.read_text()}")
-            with socket.socket() as probe:
-                return probe.connect_ex(("127.0.0.1", self._port)) == 0
+            # Not a look at the port, which another program may have taken meanwhile.
+            return f"Running on local URL:  {self.url}" in self.log.read_text()
 
         wait_until(answers, "the app answers", every=0.25)
         self._own = set(self._everything())  # the videos of the examples
@@ -210,7 +213,8 @@ class SpaceServer:
             download_files=folder,
             analytics_enabled=False,
             ssl_verify=False,  # plain HTTP; it would read all certificates again for every call
-            httpx_kwargs={"trust_env": False},  # no proxy on the way to ourselves
+            # No proxy on the way to ourselves.
+            httpx_kwargs={"trust_env": False, "timeout": PATIENCE},
             **options,
         )
 
@@ -225,8 +229,12 @@ class SpaceServer:
         try:
             self._process.wait(60)
         except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)  # with the processes it has started
+            self._process.kill()
             self._process.wait()
+        finally:
+            if self._own_session:
+                with suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="session")

@@ -70,7 +70,9 @@ def test_every_step(preset, golden_dir, tmp_path, monkeypatch):
     if preset == "paper":  # once is enough
         in_this_process(monkeypatch, "write_checkpoints", "assemble")
     checkpoints = small_checkpoints(preset, golden_dir)
-    result = fullsize.measure(preset, tmp_path, "float16", checkpoints, VIDEO)
+    compute = "bfloat16" if preset == "sam2" else "float32"
+    result = fullsize.measure(preset, tmp_path, "float16", checkpoints, VIDEO, compute=compute)
+    assert (result.device, result.compute) == ("cpu", compute)
 
     model, _ = cli.load_model(str(tmp_path / "model"))
     finder, aligner, tracker = model.finder, model.aligner, model.tracker
@@ -151,26 +153,27 @@ def test_the_command_deletes_what_is_large(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "stored in bfloat16" in printed and cells(printed)[""] == ["sam2", "paper"]
     assert "in float32 on cpu" in printed and "4 frames of 854x480" in printed
-    place = ["--device", "cuda", "--compute", "float16", "--frames", "9"]
-    assert fullsize.main([*command, "--preset", "sam2", "--keep", *place]) == 0
+    place = ["--preset", "sam2", "--device", "cuda", "--compute", "float16", "--frames", "9"]
+    monkeypatch.setattr(fullsize, "_apart", lambda step: step is not fullsize.gpu_available)
+    assert fullsize.main([*command, *place]) == 2
+    assert "device cuda: not available here" in capsys.readouterr().err
+    monkeypatch.setattr(fullsize, "_apart", lambda step: step is fullsize.gpu_available)
+    assert fullsize.main([*command, *place, "--keep"]) == 0
     usual = {"video": (4, 480, 854), "device": "cpu", "compute": "float32"}
     gpu = {"video": (9, 480, 854), "device": "cuda", "compute": "float16"}
     assert asked == [usual, usual, gpu]
-    assert "in float16" in (printed := capsys.readouterr().out) and "9 frames" in printed
+    printed = capsys.readouterr().out
+    assert "computing in float16 on cpu" in printed and "9 frames" in printed
     assert (tmp_path / "sam2" / "large").exists()
     assert fullsize.main([*command, "--preset", "sam2"]) == 2  # it is taken
     assert str(tmp_path / "sam2") in capsys.readouterr().err
     assert (tmp_path / "sam2" / "large").exists()
 
 
-def test_what_fails_is_told(tmp_path, capfd, monkeypatch):
+def test_what_fails_is_told(tmp_path, capfd):
     with pytest.raises(ValueError, match="table: exit status 1"):
         fullsize._apart(fullsize.table, results=[])
     assert "IndexError" in capfd.readouterr().err
-    monkeypatch.setattr(fullsize, "gpu", lambda: {"name": None})
-    in_this_process(monkeypatch, "<lambda>")
-    with pytest.raises(ValueError, match="^device cuda: not available here"):
-        fullsize.measure("sam2", tmp_path, device="cuda")
     huge = {"evf-sam": Checkpoint("model.safetensors", {"x": [10**9, 10**9]})}
     with pytest.raises(ValueError, match="GB are needed"):
         fullsize.measure("sam2", tmp_path, checkpoints=huge)

@@ -101,26 +101,30 @@ def test_reports_keep_a_distance(monkeypatch):
     """A page that is told of each of 1800 frames would do nothing else."""
     monkeypatch.setattr(background, "EVERY", 0.05)
 
+    began, steps = time.monotonic(), []
+
     def work(progress):
-        for i in range(200):
-            progress("track", i + 1, 200)
+        while len(steps) < 3 and time.monotonic() - began < LONG:
+            progress("track", 1, 200)
             time.sleep(0.001)
 
-    began = time.monotonic()
-    steps = list(in_steps(work))
-    assert 2 <= len(steps) - 1 <= (time.monotonic() - began) / 0.05 + 1
+    steps.extend(in_steps(work))
+    assert 3 <= len(steps) - 1 <= (time.monotonic() - began) / 0.05 + 1
 
 
 def test_the_result_does_not_wait_for_its_turn(monkeypatch):
     monkeypatch.setattr(background, "EVERY", LONG)
-    began = time.monotonic()
+    began, go = time.monotonic(), threading.Event()
 
     def work(progress):
         progress("find", 1, 1)
-        time.sleep(0.02)
+        assert go.wait(LONG)
         return 7
 
-    assert list(in_steps(work)) == [Step("find", 1, 1), Result(7)]
+    steps = in_steps(work)
+    assert next(steps) == Step("find", 1, 1)
+    go.set()
+    assert list(steps) == [Result(7)]
     assert time.monotonic() - began < LONG / 2
 
 
@@ -156,7 +160,7 @@ class Endless:
         self.calls, self.cleaned, self.ended = 0, False, False
 
     def __call__(self, progress):
-        give_up = time.monotonic() + 5  # no test is to hang where stopping fails
+        give_up = time.monotonic() + LONG  # no test is to hang where stopping fails
         try:
             while time.monotonic() < give_up:
                 try:
@@ -222,11 +226,18 @@ def test_the_work_stops_at_its_next_call_of_progress(at_once):
     steps = in_steps(work)
     next(steps)
     assert reached.wait(LONG)
-    timer = threading.Timer(0.1, go.set)
-    timer.start()
+
+    def let_go():
+        while not steps.gi_running:  # it is being closed
+            time.sleep(0.001)
+        time.sleep(0.1)
+        go.set()
+
+    other = threading.Thread(target=let_go)
+    other.start()
     steps.close()
     assert go.is_set() and then == ["worked on"]
-    timer.join()
+    other.join()
 
 
 def test_work_without_progress_is_waited_for_when_closed(at_once):
@@ -300,12 +311,14 @@ def test_two_at_a_time_do_not_mix(at_once):
 
 
 class Numbers:
-    """A generator of 0, 1, .. that says what becomes of it; `hold` keeps it from going on."""
+    """A generator of 0, 1, .. that says what becomes of it, and waits for `go` and `leave`."""
 
     def __init__(self, error: Exception | None = None):
         self.error, self.taken, self.closed = error, 0, threading.Event()
-        self.working, self.go = threading.Event(), threading.Event()
+        self.working, self.closing = threading.Event(), threading.Event()
+        self.go, self.leave = threading.Event(), threading.Event()
         self.go.set()
+        self.leave.set()
 
     def __call__(self):
         try:
@@ -317,7 +330,9 @@ class Numbers:
             if self.error:
                 raise self.error
         finally:
+            self.closing.set()
             time.sleep(0.05)  # so that nobody is faster who does not wait
+            assert self.leave.wait(LONG)
             self.closed.set()
 
 
@@ -367,12 +382,15 @@ def test_what_nobody_wants_is_closed(limit):
 
 @pytest.mark.parametrize("how", ["closed between", "closed by break", "cancelled at work"])
 def test_the_loop_is_free_until_the_work_has_stopped(how):
-    numbers, turns = Numbers(), []
+    numbers = Numbers()
+    numbers.leave.clear()
 
     async def others():
-        while True:
-            turns.append(numbers.closed.is_set())
+        turns = 0
+        while turns < 20:
+            turns += numbers.closing.is_set()
             await asyncio.sleep(0.001)
+        numbers.leave.set()
 
     async def use():
         async with aclosing(in_background(numbers(), always)) as events:
@@ -401,8 +419,7 @@ def test_the_loop_is_free_until_the_work_has_stopped(how):
         else:
             await task
         assert numbers.closed.is_set()
-        other.cancel()
+        await other
 
     asyncio.run(run())
-    assert turns.count(False) > 20  # all the time that closing took
     assert numbers.taken == (2 if how == "cancelled at work" else 1)

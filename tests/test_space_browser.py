@@ -17,7 +17,7 @@ from PIL import Image
 
 from eval.demo import SAMPLE
 from modeling_findtrack.drawing import object_color
-from tests.space_server import PATIENCE, ROOT, files_in, needs_space, wait_until, write_clip
+from tests.space_server import FPS, PATIENCE, ROOT, files_in, needs_space, wait_until, write_clip
 
 pytest_plugins = ["tests.space_server"]
 
@@ -429,7 +429,11 @@ def test_a_recording_is_answered(visit):
     page.click("#video [title='grant webcam access'] button")
     page.click("#video [title='start recording']")
     page.wait_for_selector("#video [title='stop recording']")
-    page.wait_for_timeout(1500)  # of the recording
+    shown = (
+        "document.querySelector('[data-testid=webcam-video]')"
+        ".getVideoPlaybackQuality().totalVideoFrames"
+    )
+    page.wait_for_function(f"{shown} >= {page.evaluate(shown) + FPS}")
     page.click("#video [title='stop recording']")
     page.wait_for_selector("#video video:not([data-testid=webcam-video])", state="attached")
     start(page, ABSENT)

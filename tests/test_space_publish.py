@@ -169,7 +169,7 @@ def test_the_app_runs_in_the_folder_alone(run_in):
         env=clean,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.startswith("usage:") and "--port" in done.stdout

@@ -387,7 +387,8 @@ def test_files_of_the_server_are_no_uploads(space_server, client, small, place):
     video = {"path": place, "meta": {"_type": "gradio.FileData"}}
     data = {"data": [video, SWAN, 1, 0.5, 0, 0, 0.5]}
     address = f"{space_server.url}/gradio_api/call/segment"
-    event = httpx.post(address, json=data, trust_env=False).raise_for_status().json()["event_id"]
+    event = httpx.post(address, json=data, trust_env=False, timeout=PATIENCE)
+    event = event.raise_for_status().json()["event_id"]
     said = httpx.get(f"{address}/{event}", trust_env=False, timeout=PATIENCE).text
     assert "event: error" in said and "event: complete" not in said
     assert ask(client, small, SWAN, key_frames=1).result["expressions"][0]["text"] == SWAN
@@ -469,7 +470,8 @@ def test_mcp_gives_the_masks_of_the_model(space_server, reference, tmp_path, wan
     files = {}
     for address in re.findall(rf"{space_server.url}/gradio_api/file=[^\s'\"\\]+", said):
         path = tmp_path / address.rsplit("/", 1)[1]
-        path.write_bytes(httpx.get(address, trust_env=False).raise_for_status().content)
+        file = httpx.get(address, trust_env=False, timeout=PATIENCE)
+        path.write_bytes(file.raise_for_status().content)
         files[path.name] = path
     overlay = files.pop("overlay.mp4")
     with zipfile.ZipFile(files["masks.zip"]) as archive:

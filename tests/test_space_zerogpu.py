@@ -1,11 +1,6 @@
 """The way of ZeroGPU: `spaces.GPU` runs a request in a forked process that asks for GPU time.
 
-All of it is real but who lends the GPU, and where the machine has none, the GPU: then the weights,
-which the package pretends are on one until it is lent, go to the CPU. This file is also the
-programs that run with the environment of such a Space:
-
-    python -m tests.test_space_zerogpu requests CLIP FOLDER
-    python -m tests.test_space_zerogpu app [OPTIONS OF space.app]
+All of it is real but who lends the GPU, and where the machine has none, the GPU.
 """
 
 import base64
@@ -16,7 +11,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -35,86 +29,17 @@ import torch  # noqa: E402
 from modeling_findtrack.cli import DEFAULT_MODEL, load_model  # noqa: E402
 from modeling_findtrack.results import Candidate, MaskSequence, Track, encode_mask  # noqa: E402
 from space.background import Result, Step  # noqa: E402
-from space.intake import Options, open_upload  # noqa: E402
-from space.limits import Limits  # noqa: E402
 from space.segmenter import Segmenter, estimated_seconds  # noqa: E402
 from tests.space_server import PATIENCE, ROOT, SpaceServer, needs_space, write_clip  # noqa: E402
+from tests.zerogpu_programs import MANY, PART, TEXTS, ask  # noqa: E402
 
 needs_fork = pytest.mark.skipif(
     sys.platform != "linux", reason="ZeroGPU is a Linux, and its package forks"
 )
 
-TEXTS, ENDLESS = ["the leftmost swan", "the sheep"], "a swan for ever"
-PART = Options(key_frames=2, threshold=0.4, start=0.125, end=0, opacity=0.5)
-FRAMES = 6  # of the part
-MANY = 8  # expressions, to take longer than two
-PROGRAM, NO_GPU = "tests.test_space_zerogpu", "FINDTRACK_TEST_NO_GPU"
-
-
-def ask(segmenter: Segmenter, clip: str, texts: list[str]):
-    """Steps of a request, as the page sends it."""
-    with open_upload(clip, PART, Limits()) as video:
-        yield from segmenter.segment(video, texts, PART.key_frames, PART.threshold)
-
-
-def do_without_gpu() -> None:
-    """What the package does with a GPU once it is lent, it does on the CPU."""
-
-    def init(_: str) -> None:
-        torch.Tensor.pin_memory = lambda tensor: tensor
-        torch.Tensor.cuda = lambda tensor, **_: tensor.clone()
-        torch.cuda.synchronize = lambda: None
-
-    spaces.zero.torch.init = init
-    spaces.zero.torch.pack = lambda: 0  # nor does it put them away meanwhile
-
-
-def app(argv: Sequence[str]) -> int:
-    """`space.app` itself."""
-    from space.app import main
-
-    return main(argv)
-
-
-def requests(clip: str, folder: Path) -> None:
-    """Two requests, one that is closed in the middle, and another; `answers` says what came.
-
-    `calls` gets a line from the process that the model runs in: its id, and what became of a call.
-    """
-    segmenter = Segmenter(DEFAULT_MODEL)
-    spaces.zero.torch.pack()
-    segment = segmenter.model.segment
-
-    def note(event: str) -> None:
-        with (folder / "calls").open("a") as file:
-            file.write(f"{os.getpid()} {event}\n")
-
-    def watched(video, expressions, **settings):
-        try:
-            tracks = segment(video, expressions, **settings)
-            while ENDLESS in expressions:
-                segment(video, expressions, **settings)
-        except BaseException as error:
-            note(type(error).__name__)
-            raise
-        note("done")
-        return tracks
-
-    segmenter.model.segment = watched
-    answers = [list(ask(segmenter, clip, TEXTS)) for _ in range(2)]
-    endless = ask(segmenter, clip, [ENDLESS] * MANY)
-    first = next(endless)
-    endless.close()
-    answers.append(list(ask(segmenter, clip, TEXTS)))
-    said = {
-        "pid": os.getpid(),
-        "shared": segmenter.shared_gpu,
-        "factor": spaces.zero.config.get_config()["duration_factor"],
-        "first": first,
-        "answers": answers,
-    }
-    (folder / "answers").write_bytes(pickle.dumps(said))
-    os._exit(0)  # with CUDA in it, the other process does not end when it is told to
+FRAMES = 6  # of `PART`
+GPU = torch.cuda.is_available()
+PROGRAMS = "tests.zerogpu_programs"
 
 
 class Lender(ThreadingHTTPServer):
@@ -173,7 +98,6 @@ def environment(tmp_path, lender) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "ZEROGPU_OFFLOAD_DIR": str(tmp_path / "tensors"),
         "OMP_NUM_THREADS": "1",  # a forked process has none of the threads of its parent
-        NO_GPU: "" if torch.cuda.is_available() else "true",
     }
 
 
@@ -182,7 +106,8 @@ def run_requests(clip: Path, folder: Path, environment: dict[str, str]) -> dict:
     ours = {
         name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")
     }
-    command = [sys.executable, "-m", PROGRAM, "requests", str(clip), str(folder)]
+    program = "requests" if GPU else "requests-without-gpu"
+    command = [sys.executable, "-m", PROGRAMS, program, str(clip), str(folder)]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
             command,
@@ -229,7 +154,7 @@ def test_requests_run_in_a_process_that_asked_for_the_gpu(
     said = run_requests(clip, tmp_path, environment)
 
     segmenter = Segmenter(DEFAULT_MODEL, "cpu")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if GPU else "cpu"
     segmenter.model, _ = load_model(DEFAULT_MODEL, device, "bfloat16")  # as on any new GPU
     assert said["shared"] and not segmenter.shared_gpu
     *_, expected = ask(segmenter, str(clip), TEXTS)
@@ -260,13 +185,18 @@ def test_requests_run_in_a_process_that_asked_for_the_gpu(
 
 @needs_space
 @needs_fork
-def test_the_app_asks_in_the_name_of_its_visitor(tmp_path, lender, environment, one_thread):
+def test_the_app_asks_in_the_name_of_its_visitor(tmp_path, lender, environment):
     """With the server that Gradio launches, from which the process is forked."""
-    command = ("-m", PROGRAM, "app")
-    server = SpaceServer(tmp_path, command=command, device="auto", environment=environment)
     clip = write_clip(tmp_path / "clip.mp4", FRAMES)
     payload = base64.urlsafe_b64encode(json.dumps({"user": "me"}).encode()).decode().strip("=")
     token = f"e30.{payload}.signature"
+    server = SpaceServer(
+        tmp_path,
+        command=("-m", "space.app") if GPU else ("-m", PROGRAMS, "app-without-gpu"),
+        device="auto",
+        environment=environment,
+        own_session=True,
+    )
     try:
         server.wait_until_ready()
         client = server.client(tmp_path / "downloads", headers={"X-IP-Token": token})
@@ -279,12 +209,14 @@ def test_the_app_asks_in_the_name_of_its_visitor(tmp_path, lender, environment, 
         lender.used_up = True
         with pytest.raises(gradio_client.exceptions.AppError) as refusal:
             ask_app()
+        client.close()
+        log = server.log.read_text()
     finally:
         server.stop()
     assert "exceeded your ZeroGPU quota" in str(refusal.value) and "3s left" in str(refusal.value)
     assert [query["token"] for query in lender.queries("/schedule")] == [token] * 3
     assert [query["fail"] for query in lender.queries("/release")] == ["false"] * 2
-    assert "Traceback" not in server.log.read_text()
+    assert "Traceback" not in log
 
 
 def test_what_goes_there_and_back_stays_what_it_is():
@@ -302,11 +234,3 @@ def test_what_goes_there_and_back_stays_what_it_is():
     assert_same_tracks(pickle.loads(pickle.dumps([track])), [track])
     for value in (PART, Step("find", 1, 2)):
         assert pickle.loads(pickle.dumps(value)) == value
-
-
-if __name__ == "__main__":
-    if os.environ[NO_GPU]:
-        do_without_gpu()
-    if sys.argv[1] == "app":
-        raise SystemExit(app(sys.argv[2:]))
-    requests(sys.argv[2], Path(sys.argv[3]))
