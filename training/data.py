@@ -10,7 +10,7 @@ from eval.benchmarks import load_benchmark
 from eval.benchmarks.base import Benchmark
 
 from .benchmark_samples import BenchmarkSource
-from .config import BenchmarkData, Config, SceneData, Validation
+from .config import BenchmarkData, Config, PhotoData, SceneData, Validation
 from .samples import Source
 from .wording import counted
 
@@ -52,6 +52,8 @@ def load_data(config: Config, say: Callable[[str], None]) -> Data:
     judge = None if config.validation is None else _judge(config.validation)
     if config.scenes is not None:
         return _scenes(config.scenes, config.seed, judge)
+    if config.photos is not None:
+        return _photos(config.photos, config.seed, judge)
     splits = [_training_split(b, config.validation, judge, say) for b in config.benchmarks]
     source = BenchmarkSource(splits, config.seed)
     return Data(source, None, (), source.texts, judge)
@@ -73,6 +75,16 @@ def _scenes(scenes: SceneData, seed: int, judge: Judge | None) -> Data:
     how = {name: getattr(scenes, name) for name in ("textured", "warp", "crossing")}
     source, heldout = (SceneSource(bank, seed + s, **how) for s in (0, HELDOUT_SEED))
     return Data(source, heldout, bank.nouns, vocabulary(bank), judge)
+
+
+def _photos(photos: PhotoData, seed: int, judge: Judge | None) -> Data:
+    from .photos.sentences import words
+    from .photos.source import PhotoSource
+
+    how = {name: getattr(photos, name) for name in ("mosaic", "pasted", "named")}
+    source = PhotoSource(photos.root, seed, photos.side, **how)
+    heldout = PhotoSource(photos.root, HELDOUT_SEED, photos.side, split="val", plain=True)
+    return Data(source, heldout, source.nouns, words(), judge)
 
 
 def _judge(how: Validation) -> Judge:

@@ -77,7 +77,7 @@ def train_one_epoch(
     for step in range(first, stop):
         rate = learning_rate(config.optimizer, step, training.total)
         for group in training.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("factor", 1.0)
         report = Report(step + 1, rate, None)
         for _ in range(training.share.accumulate):
             batches = {
