@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 from transformers import Sam2Config, Sam2VideoConfig
 
@@ -22,6 +24,7 @@ FINDER_SIZE, TRACKER_SIZE = 320, 256  # in training; a checkpoint may run at oth
 WIDTH = 128  # of pyramids, decoders and memory attention
 DIM = 256  # of words, and of BEiT-3
 LITE_MEAN, LITE_STD = 127 / 255, 128 / 255
+TINY = Path(__file__).resolve().parents[1] / "modeling_findtrack" / "tiny"
 ALIGNER_SIZE = 32  # it has no aligner; the processor prepares for one nevertheless
 
 
@@ -135,6 +138,7 @@ def build_processor() -> FindTrackProcessor:
     )
 
 
+@torch.no_grad()
 def write_start(folder: Path, pictures: np.ndarray, seed: int) -> None:
     """Write the checkpoint that training starts from.
 
@@ -151,14 +155,13 @@ def write_start(folder: Path, pictures: np.ndarray, seed: int) -> None:
     backbone = model.tracker.sam2.vision_encoder.backbone
     backbone.load_state_dict(classifier.backbone.state_dict())
     maps = model.encode_maps(processor.finder_pixels(list(pictures)))
-    with torch.no_grad():
-        for sam in (model.finder.sam, model.tracker.sam2):
-            matrix = sam.shared_image_embedding.positional_embedding
-            sam.prompt_encoder.shared_embedding.positional_embedding.copy_(matrix)
-        for neck in (model.finder.pyramid, model.tracker.sam2.vision_encoder.neck):
-            _level(neck.convs, maps[::-1])
-        _start_words(model, processor, classifier, maps)
-        _start_positions(model.finder.beit3)
+    for sam in (model.finder.sam, model.tracker.sam2):
+        matrix = sam.shared_image_embedding.positional_embedding
+        sam.prompt_encoder.shared_embedding.positional_embedding.copy_(matrix)
+    _level(model.finder.pyramid.convs, maps[::-1])
+    _start_words(model, processor, classifier, maps)
+    _start_tracker(model, processor, pictures)
+    _start_positions(model.finder.beit3)
     with complete_folder(folder, lambda f: (f / "config.json").is_file()) as part:
         save_weights(model, processor, model.state_dict(), part)
 
@@ -167,6 +170,50 @@ def _level(convs: nn.ModuleList, maps) -> None:
     """Scale the 1x1 convolutions of a pyramid so that each level starts at half of unit scale."""
     for conv, level in zip(convs, maps, strict=True):
         conv.weight /= 2 * conv(level.permute(0, 3, 1, 2)).std().clamp(min=1e-3)
+
+
+def _start_tracker(model, processor, pictures: np.ndarray) -> None:
+    """`findtrack-tiny`'s tracker, and a pyramid that makes of the new backbone's maps what its
+    tracker knows, as well as a linear map can."""
+    tiny = FindTrackModel.from_pretrained(TINY, dtype=torch.float32).eval()
+    own, known = model.tracker.sam2, tiny.tracker.sam2
+    weights = known.state_dict()
+    encoder = [name for name in weights if name.startswith("vision_encoder.")]
+    own.load_state_dict({n: t for n, t in weights.items() if n not in encoder}, strict=False)
+    theirs = FindTrackProcessor.from_pretrained(TINY)
+    size = (TRACKER_SIZE, TRACKER_SIZE)
+    frames = [np.asarray(Image.fromarray(p).resize(size)) for p in pictures]
+    theirs.tracker_size = TRACKER_SIZE
+    wanted = tiny.encode(theirs.tracker_pixels(frames)).levels
+    maps = model.encode_maps(processor.tracker_pixels(frames))
+    maps = [m.permute(0, 3, 1, 2) for m in maps]
+    convs = list(own.vision_encoder.neck.convs)  # coarsest first
+    finer = F.interpolate(maps[3], scale_factor=2.0, mode="nearest")
+    weight, bias = _ridge(torch.cat([finer, maps[2]], dim=1), wanted[2])
+    split = finer.shape[1]
+    for conv, part in zip(convs[:2], (weight[:, :split], weight[:, split:]), strict=True):
+        conv.weight.copy_(part[:, :, None, None])
+        nn.init.zeros_(conv.bias)
+    convs[1].bias.copy_(bias)
+    level = convs[1](maps[2]) + F.interpolate(convs[0](maps[3]), scale_factor=2.0)
+    for conv, own_map, target in ((convs[2], maps[1], wanted[1]), (convs[3], maps[0], wanted[0])):
+        above = F.interpolate(level, scale_factor=2.0, mode="nearest")
+        weight, bias = _ridge(own_map, target - above)
+        conv.weight.copy_(weight[:, :, None, None])
+        conv.bias.copy_(bias)
+        level = conv(own_map) + above
+
+
+def _ridge(inputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight (D, C) and bias (D,) of the best linear map of (B, C, h, w) to (B, D, h, w)."""
+    x = inputs.transpose(0, 1).flatten(1).T.double()
+    y = targets.transpose(0, 1).flatten(1).T.double()
+    x_mean, y_mean = x.mean(dim=0), y.mean(dim=0)
+    x, y = x - x_mean, y - y_mean
+    gram = x.T @ x
+    gram += 1e-3 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+    weight = torch.linalg.solve(gram, x.T @ y).T
+    return weight.float(), (y_mean - weight @ x_mean).float()
 
 
 def _start_words(model, processor, classifier: LiteClassifier, maps) -> None:

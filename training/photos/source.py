@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from ..samples import ClipSample, FrameSample, Place
+from .clips import clip_sampler, make_clip
 from .nouns import confusable, nouns, true_of
 from .rows import Photo, read_photos
 from .sentences import SMALLEST, Describer
@@ -53,6 +54,11 @@ class PhotoSource:
         return tuple(nouns())
 
     @cached_property
+    def sampler(self):
+        """Of clips of cut-outs."""
+        return clip_sampler()
+
+    @cached_property
     def _odds(self) -> tuple[np.ndarray, np.ndarray]:
         return _rare_first(self.truth), _rare_first(self.cuts) if self.cuts else np.zeros(0)
 
@@ -80,8 +86,6 @@ class PhotoSource:
 
     def clip(self, place: Place, length: int, objects: int, strides: Sequence[int]) -> ClipSample:
         """One clip of moving cut-outs, or of a whole picture that bends."""
-        from .clips import make_clip
-
         rng = np.random.default_rng((self.seed, CLIP, place.item))
         return make_clip(self, rng, length, objects, strides, f"clip {place.item}")
 
@@ -112,6 +116,24 @@ class PhotoSource:
             if mask.mean() >= 0.02 and thing.noun and not _touches_edge(mask):
                 return cut_out(load(photo), mask), thing.noun
         raise ValueError("the pictures hold no object that can be cut out")
+
+
+    def pick_photo(self, rng: np.random.Generator) -> Photo:
+        """A picture with objects."""
+        while True:
+            pool = self.truth if rng.random() < 0.7 or not self.cuts else self.cuts
+            photo = pool[int(rng.integers(len(pool)))]
+            if any(o.mask(photo.size).mean() > 0.01 for o in photo.objects):
+                return photo
+
+    def pick_image(self, rng: np.random.Generator) -> np.ndarray:
+        """(H, W, 3) uint8 RGB of any picture, for a background."""
+        return load(self.photos[int(rng.integers(len(self.photos)))])
+
+    @staticmethod
+    def load(photo: Photo) -> np.ndarray:
+        """See `load`."""
+        return load(photo)
 
 
 class Scene:
