@@ -16,14 +16,15 @@ def frame_tensors(samples: Sequence[FrameSample], processor, shared: bool) -> di
         shared: Whether the finder reads the tracker's features.
 
     Returns:
-        `pixels` (B, 3, S, S), `beit3` (B, 3, b, b), `paths` and `names` (lists of B).
+        `pixels` (B, 3, S, S), `beit3` (B, 3, b, b), `files` (B of path and number) and `names`
+        (lists of B).
     """
     pixels = processor.tracker_pixels if shared else processor.finder_pixels
     return {
         # One by one: videos of one batch may differ in size.
         "pixels": torch.cat([pixels(s.frame) for s in samples]),
         "beit3": torch.cat([processor.beit3_pixels(s.frame) for s in samples]),
-        "paths": [s.path for s in samples],
+        "files": [(s.path, s.number) for s in samples],
         "names": [s.name for s in samples],
     }
 
@@ -62,4 +63,4 @@ def encode(model, batch: dict, cache: EmbeddingCache | None = None) -> tuple[Ten
         return model.finder.encode(pixels)
 
     with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen(encoder)):
-        return run(pixels) if cache is None else cache.levels(batch["paths"], pixels, run)
+        return run(pixels) if cache is None else cache.levels(batch["files"], pixels, run)

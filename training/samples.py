@@ -36,6 +36,7 @@ class FrameSample:
     pairs: tuple[Pair, ...]
     nouns: tuple[str, ...] = ()  # per object, "" if it has none; () where nobody says
     path: str | None = None  # of the frame's file, if it is that file's content unchanged
+    number: int | None = None  # of the frame in that file, where it is a video
     seed: int = 0  # of what is drawn for this sample later on
 
     def target(self, pair: Pair) -> np.ndarray:
