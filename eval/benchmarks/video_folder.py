@@ -18,7 +18,8 @@ A line holds
     split           optional: a row without it belongs to every split, and the split "all" takes
                     all rows
 
-and whatever else, which is ignored. Paths are relative to ROOT and stay below it. The rows of a
+and whatever else, which is ignored; null is the same as leaving a field out. Paths are relative to
+ROOT and stay below it, links included (so download from the Hub with `local_dir`). The rows of a
 split either all say where their target is, by `masks` or `object_id`, or none does: then there is
 nothing to score against.
 
@@ -73,7 +74,7 @@ class VideoFolder(Benchmark):
         metadata: str | Path | None = None,
         check_frames: bool = True,
     ):
-        super().__init__(root, checked_split(split, "split"), videos)
+        super().__init__(root, checked_split(split, "split"))
         self._meta = self.root / METADATA if metadata is None else Path(metadata).absolute()
         if not self._meta.is_file():
             place = METADATA if metadata is None else self._meta
