@@ -103,10 +103,11 @@ def _training_split(
 ) -> Benchmark:
     """A split without the videos that validation is measured on."""
     split = _load(data)
-    place = (data.name, Path(data.root).resolve(), data.split)
-    if how is None or how.seen or place != (how.name, Path(how.root).resolve(), how.split):
+    if how is None or how.seen or not _may_share(data, how, split):
         return split
     kept = [video for video in split.videos if video not in judge.videos]
+    if len(kept) == len(split.videos):
+        return split
     if not kept:
         raise ValueError(
             f"validation takes all of {data.name} {data.split}, "
@@ -115,3 +116,10 @@ def _training_split(
         )
     say(f"kept apart for validation: {counted(len(split.videos) - len(kept), 'video')}")
     return _load(data, videos=kept)
+
+
+def _may_share(data: BenchmarkData, how: Validation, split: Benchmark) -> bool:
+    """Whether videos of a training split may be among those of validation."""
+    if (data.name, Path(data.root).resolve()) != (how.name, Path(how.root).resolve()):
+        return False
+    return data.split == how.split or split.splits_overlap

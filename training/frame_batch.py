@@ -31,8 +31,8 @@ def frame_tensors(samples: Sequence[FrameSample], processor, reads: Reads) -> di
     """B frames for the vision encoder and for BEiT-3.
 
     Returns:
-        `pixels` (B, 3, S, S), `beit3` (B, 3, b, b) where it is read, `paths` and `names` (lists of
-        B).
+        `pixels` (B, 3, S, S), `beit3` (B, 3, b, b) where it is read, `files` (B of path and number)
+        and `names` (lists of B).
     """
     shared = reads.shared and not reads.maps
     pixels = processor.tracker_pixels if shared else processor.finder_pixels
@@ -42,7 +42,7 @@ def frame_tensors(samples: Sequence[FrameSample], processor, reads: Reads) -> di
     return beit3 | {
         # One by one: videos of one batch may differ in size.
         "pixels": torch.cat([pixels(s.frame) for s in samples]),
-        "paths": [s.path for s in samples],
+        "files": [(s.path, s.number) for s in samples],
         "names": [s.name for s in samples],
     }
 
@@ -86,4 +86,4 @@ def encode(model, batch: dict, cache: EmbeddingCache | None = None) -> tuple[Ten
         return model.finder.encode(pixels)
 
     with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen(encoder)):
-        return run(pixels) if cache is None else cache.levels(batch["paths"], pixels, run)
+        return run(pixels) if cache is None else cache.levels(batch["files"], pixels, run)
