@@ -367,12 +367,12 @@ def test_an_example_chosen_at_work_takes_its_place(visit, clip, tmp_path):
     wait_for_step(page)
     watch_answers(page)
     choose_example(page, 1)
-    page.wait_for_function("document.querySelector('#expressions textarea').value.includes('shoe')")
+    page.wait_for_function("document.querySelector('#expressions textarea').value.includes('helmet')")
     choose_example(page, 2)
-    page.wait_for_function("document.querySelector('#expressions textarea').value.includes('boat')")
+    page.wait_for_function("document.querySelector('#expressions textarea').value.includes('spoon')")
     wait_for_answer(page, page.input_value("#expressions textarea"))
     seen = answers_seen(page)
-    assert "boat" in seen and "swan" not in seen
+    assert "spoon" in seen and "swan" not in seen
 
 
 def test_an_example_is_computed_once_and_then_there_at_once(visit, space_server, tmp_path):
