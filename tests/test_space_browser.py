@@ -366,10 +366,11 @@ def test_an_example_chosen_at_work_takes_its_place(visit, clip, tmp_path):
     start(page, LONG_WORK)
     wait_for_step(page)
     watch_answers(page)
-    choose_example(page, 1)
-    page.wait_for_function("document.querySelector('#expressions textarea').value.includes('helmet')")
-    choose_example(page, 2)
-    page.wait_for_function("document.querySelector('#expressions textarea').value.includes('spoon')")
+    for number, word in ((1, "helmet"), (2, "spoon")):
+        choose_example(page, number)
+        page.wait_for_function(
+            "word => document.querySelector('#expressions textarea').value.includes(word)", arg=word
+        )
     wait_for_answer(page, page.input_value("#expressions textarea"))
     seen = answers_seen(page)
     assert "spoon" in seen and "swan" not in seen

@@ -103,15 +103,15 @@ def film(
     for t in range(shot.frames):
         times = t + SHUTTER * np.linspace(-0.5, 0.5, EXPOSURES)
         matrices = list(shot.matrices(times))
-        light = np.zeros((*shot.size, 3), np.float32)
+        exposed = np.zeros((*shot.size, 3), np.float32)
         for still, moved in matrices:
             frame = _warp(behind, still, shot.size).astype(np.float32)
             if shot.subject:
                 cover = _warp(soft, moved, shot.size)[..., None] / np.float32(255)
                 frame += cover * (_warp(picture, moved, shot.size) - frame)
-            light += frame / EXPOSURES
+            exposed += frame / EXPOSURES
         gain = 1 + shot.light * np.sin(2 * np.pi * t / (shot.frames - 1))
-        frames.append(np.round(light * gain).clip(0, 255).astype(np.uint8))
+        frames.append(np.round(exposed * gain).clip(0, 255).astype(np.uint8))
         masks.append(_warp(target, matrices[EXPOSURES // 2][1], shot.size) >= 128)
     return np.stack(frames), np.stack(masks)
 
