@@ -1,7 +1,8 @@
 # `make demo` and `make test` need nothing but Python >= 3.10 with venv: they create .venv and
 # install into it. A second call reinstalls only what changed.
 #
-#   make demo                       segment the shipped sample, print its J&F and the overlay's path
+#   make demo                       segment a real picture in motion, then sprites; print J&F and
+#                                   where the overlays are
 #   make test [PYTEST_ARGS=...]     run the tests
 #   make lint                       ruff, check and format
 #   make tiny [RUNS=runs/tiny]      train findtrack-tiny from nothing; hours, resumable
