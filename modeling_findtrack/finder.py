@@ -17,7 +17,6 @@ from transformers.models.sam2.modeling_sam2 import Sam2VisionNeck
 from .beit3 import Beit3Model
 from .word_map import WordMap
 
-
 # Of the heat map's places, sorted, those whose logits the presence head reads: a share of them all.
 PEAKS = (0.0, 0.01, 0.03, 0.1)
 PEAK_SCALE = 4.0  # logits, about the deviation of a heat map that is sure

@@ -248,7 +248,9 @@ class FindTrackModel(PreTrainedModel):
         parts = []
         for frame, index in zip(frames, indices, strict=True):
             if self.config.finder_config.word_map:
-                parts.append(self.finder.prepare(self.encode_maps(processor.finder_pixels([frame]))))
+                parts.append(
+                    self.finder.prepare(self.encode_maps(processor.finder_pixels([frame])))
+                )
                 continue
             beit3 = processor.beit3_pixels([frame]).to(self.device, self.dtype)
             if self.config.share_vision_encoder:

@@ -1,7 +1,7 @@
 """Dense image features in the space of the word embeddings.
 
-A word and a place of the picture are compared by a dot product, as a classifier compares a noun with
-a picture. Where the backbone was trained as a classifier, words can start from its rows, and a
+A word and a place of the picture are compared by a dot product, as a classifier compares a noun
+with a picture. Where the backbone was trained as a classifier, words can start from its rows, and a
 sentence's nouns are found before anything has been learnt from sentences.
 """
 

@@ -73,8 +73,8 @@ def is_frozen(module: torch.nn.Module) -> bool:
 
 
 def encode(model, batch: dict, cache: EmbeddingCache | None = None) -> tuple[Tensor, ...]:
-    """What the finder reads of a batch, see `EvfFinder.prepare`; without gradients where the encoder
-    is frozen."""
+    """What the finder reads of a batch, see `EvfFinder.prepare`; without gradients where the
+    encoder is frozen."""
     encoder = vision_encoder(model)
     pixels = batch["pixels"].to(next(encoder.parameters()).dtype)
 

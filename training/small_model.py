@@ -1,5 +1,6 @@
-"""`findtrack-small`: its configuration, its tokenizers and how it starts from ImageNet's weights."""
+"""`findtrack-small`: its configuration, its tokenizers, its start from ImageNet's weights."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,8 @@ from .photos.nouns import MEN, PEOPLE, ROLES, WOMEN, classes, nouns, plural
 from .photos.sentences import words
 from .tiny_model import initialise, tokenizers
 
-FINDER_SIZE, TRACKER_SIZE = 320, 256  # in training; a checkpoint may run at other sizes
+FINDER_SIZE, TRACKER_SIZE = 320, 256  # in training
+SHIPPED_SIZE, PRESENCE = 416, 0.5  # of the finder afterwards
 WIDTH = 128  # of pyramids, decoders and memory attention
 DIM = 256  # of words, and of BEiT-3
 LITE_MEAN, LITE_STD = 127 / 255, 128 / 255
@@ -118,6 +120,26 @@ def small_config(vocab_size: int) -> FindTrackConfig:
         share_vision_encoder=True,
         efficientnet_lite=[list(stage) for stage in LITE0],
     )
+
+
+def at_size(model, processor, size: int):
+    """The same model with frames of `size` pixels for the finder, a multiple of 32.
+
+    Returns:
+        A new model, the same processor.
+    """
+    config = copy.deepcopy(model.config)
+    config.finder_config.sam_config.prompt_encoder_config.image_size = size
+    processor.finder_size = size
+    resized = FindTrackModel(config)
+    resized.load_state_dict(model.state_dict())
+    return resized.to(model.dtype).eval(), processor
+
+
+def finished(model, processor):
+    """As it ships: with the size and the threshold that were chosen on the withheld pictures."""
+    model.config.presence_threshold = PRESENCE
+    return at_size(model, processor, SHIPPED_SIZE)
 
 
 def build_processor() -> FindTrackProcessor:
@@ -277,7 +299,7 @@ def _quieten(conv: nn.Conv2d, level: torch.Tensor) -> None:
 
 
 def _start_positions(beit3) -> None:
-    """Smooth positions: sines of several wavelengths along both axes, so that they can be resized."""
+    """Smooth positions, which can be resized: sines of several wavelengths along both axes."""
     side = beit3.config.image_size // beit3.config.patch_size
     table = beit3.encoder.embed_positions["A"].weight
     places = (torch.arange(side) + 0.5) / side

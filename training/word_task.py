@@ -37,8 +37,8 @@ class WordCollator:
 
     def __call__(self, samples: Sequence[FrameSample]) -> dict:
         """Adds to `frame_tensors`, of M pairs of a frame and a noun that it shows: `shown_frame`,
-        `shown_noun` (M,), `cells` (M, g, g) covered fractions, `certain` (M,) whether that is all of
-        the noun; `absent` (B, N) bool; of R objects `object_frame`, `object_noun` (R,), `region`
+        `shown_noun` (M,), `cells` (M, g, g) covered fractions, `certain` (M,) whether that is all
+        of the noun; `absent` (B, N) bool; of R objects `object_frame`, `object_noun` (R,), `region`
         (R, g, g) and `rivals` (R, N) bool, what its noun is told from."""
         g = self.reads.cells(self.processor)
         empty = torch.zeros(0, g, g)
@@ -134,7 +134,9 @@ class WordObjective(nn.Module):
         share = region / region.sum(dim=1, keepdim=True).clamp(min=1e-6)
         # Objects of one frame side by side, so that no embedding is copied for each of them.
         row = torch.cat([torch.arange(n) for n in torch.bincount(frame).tolist()]).to(frame.device)
-        shares = share.new_zeros(len(embeddings), int(row.max()) + 1 if len(row) else 0, share.shape[1])
+        shares = share.new_zeros(
+            len(embeddings), int(row.max()) + 1 if len(row) else 0, share.shape[1]
+        )
         shares[frame, row] = share
         mean = (shares.to(embeddings.dtype) @ embeddings.flatten(2).transpose(1, 2)).float()
         mean = mean[frame, row]

@@ -17,6 +17,7 @@ from ..sprite_motion import sample_camera, smooth_noise
 from .rows import Photo
 
 WHOLE = 0.35  # share of the clips that are one picture
+CURTAIN = 0.2  # share of the clips in which something large passes in front of everything
 SHAPES = ((256, 256), (208, 272), (176, 312), (272, 208))  # (H, W), as wide and tall as videos are
 SMALLEST = 0.002  # of the frame, what an object covers on the first one
 SPRITES = 6  # cut-outs to choose from for one clip
@@ -66,6 +67,8 @@ def make_clip(
         shape = SHAPES[rng.integers(len(SHAPES))]
         make = _whole if rng.random() < WHOLE else _cut_outs
         frames, masks = make(source, rng, count, shape)
+        if rng.random() < CURTAIN:
+            _draw_curtain(frames, masks, source.pick_image(rng), rng)
         step = stride if rng.random() < 0.5 else -stride
         frames, masks = frames[::step], masks[:, ::step]
         shown = np.flatnonzero(masks[:, 0].mean(axis=(1, 2)) >= SMALLEST)
@@ -119,3 +122,30 @@ def _whole(source, rng, count: int, shape: tuple[int, int]) -> tuple[np.ndarray,
             warped = cv2.remap(mask.view(np.uint8), places, None, cv2.INTER_NEAREST)
             shown[number, t] = warped.view(bool)
     return frames, shown
+
+
+def _draw_curtain(
+    frames: np.ndarray, masks: np.ndarray, image: np.ndarray, rng: np.random.Generator
+) -> None:
+    """Draw a band of another picture that passes in front of everything, in place, so that objects
+    are hidden completely and come back."""
+    count, (height, width) = len(frames), frames.shape[1:3]
+    upright = rng.random() < 0.8
+    side = width if upright else height
+    thick = int(side * rng.uniform(0.12, 0.5))
+    texture = cv2.resize(image, (thick, height) if upright else (width, thick))
+    # Over the middle of the way at some time in the clip, out of the frame at one end at least.
+    meet, speed = rng.uniform(0.3, 0.7) * count, side * rng.uniform(0.6, 2.0) / count
+    speed *= 1 if rng.random() < 0.5 else -1
+    for t in range(count):
+        begin = round(side * 0.5 - thick / 2 + (t - meet) * speed)
+        low, high = max(begin, 0), min(begin + thick, side)
+        if low >= high:
+            continue
+        there, here = slice(low, high), slice(low - begin, high - begin)
+        if upright:
+            frames[t][:, there] = texture[:, here]
+            masks[:, t, :, there] = False
+        else:
+            frames[t][there] = texture[here]
+            masks[:, t, there] = False

@@ -43,7 +43,7 @@ def _rows(text: str) -> tuple[tuple[int, int], ...]:
     return tuple(ranges)
 
 
-# name | kinds | ImageNet rows | names in data sets | synonyms. Plurals are regular but for _PLURALS.
+# name | kinds | ImageNet rows | names in data sets | synonyms. Plurals are regular or in _PLURALS.
 _TABLE = {
     PEOPLE: """
 person||981-983||human,people
@@ -380,4 +380,3 @@ def classes(name: str) -> list[int]:
         r for other in nouns().values() if name in other.kinds for r in other.rows
     ]
     return sorted({i for first, last in ranges for i in range(first, last + 1)})
-

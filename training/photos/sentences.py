@@ -18,7 +18,16 @@ SMALLEST = 0.006  # share of the frame that a target covers; smaller ones are no
 LEAST_SEEN = 0.45  # share of an object that the frame shows, for a sentence to mean it
 ALL = ("the {p}", "all {p}", "{p}", "all the {p}", "every {n}")
 _COMPARATIVE = ("bigger", "larger", "smaller")
-_SUPERLATIVE = ("leftmost", "rightmost", "topmost", "lowest", "far", "biggest", "largest", "smallest")
+_SUPERLATIVE = (
+    "leftmost",
+    "rightmost",
+    "topmost",
+    "lowest",
+    "far",
+    "biggest",
+    "largest",
+    "smallest",
+)
 
 
 class Describer:
@@ -99,20 +108,22 @@ class Describer:
             options = found[kind]
             # Kinds as "animal" are true of much: they are said now and then.
             weight = np.array([0.25 if o[2] not in self.names else 1.0 for o in options])
-            key, objects, noun, *rest = options[int(rng.choice(len(options), p=weight / weight.sum()))]
-            pairs.append(Pair(self._word(key, noun, *rest), objects, kind))
+            key, objects, noun, *rest = options[
+                int(rng.choice(len(options), p=weight / weight.sum()))
+            ]
+            pairs.append(Pair(self.word(key, noun, *rest), objects, kind))
         return pairs
 
     def _absent(self, absent: Sequence[str]) -> str:
         rng = self.rng
         noun = absent[int(rng.integers(len(absent)))]
         if rng.random() < 0.1 and plural(noun):
-            return self._word("all", noun)
+            return self.word("all", noun)
         keys = [k for k in TEMPLATES if k.split(".")[0] in ("position", "size")]
         key = "noun" if rng.random() < 0.6 else keys[int(rng.integers(len(keys)))]
-        return self._word(key, noun, "", int(rng.integers(2)))
+        return self.word(key, noun, "", int(rng.integers(2)))
 
-    def _word(self, key: str, noun: str, other: str = "", rivals: int = 1) -> str:
+    def word(self, key: str, noun: str, other: str = "", rivals: int = 1) -> str:
         """Put a predicate into words."""
         rng = self.rng
         name = self._name(noun)
@@ -172,8 +183,6 @@ def _facts(masks: np.ndarray, names: tuple[str, ...], seen: np.ndarray) -> Scene
         growth=np.ones(count),
         spin=np.zeros(count),
     )
-
-
 
 
 def words() -> list[str]:

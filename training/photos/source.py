@@ -91,7 +91,9 @@ class PhotoSource:
 
     def _scene(self, rng: np.random.Generator) -> "Scene":
         if rng.random() < self.mosaic:
-            scene = _mosaic([self._picture(rng, self.side // 2 + 16) for _ in range(4)], self.side, rng)
+            scene = _mosaic(
+                [self._picture(rng, self.side // 2 + 16) for _ in range(4)], self.side, rng
+            )
         else:
             scene = self._picture(rng, self.side)
         if rng.random() < self.pasted:
@@ -116,7 +118,6 @@ class PhotoSource:
             if mask.mean() >= 0.02 and thing.noun and not _touches_edge(mask):
                 return cut_out(load(photo), mask), thing.noun
         raise ValueError("the pictures hold no object that can be cut out")
-
 
     def pick_photo(self, rng: np.random.Generator) -> Photo:
         """A picture with objects."""
@@ -183,12 +184,12 @@ def _view(photo: Photo, side: int, rng: np.random.Generator | None) -> Scene:
             masks.append(shown.view(bool))
             names.append(thing.noun)
             seen.append(min(area / (cv2.countNonZero(mask.view(np.uint8)) * scale), 1.0))
-    complete, absent = _certain(photo)
+    complete, absent = certain(photo)
     stack = np.stack(masks) if masks else np.zeros((0, side, side), bool)
     return Scene(photo.path, picture, stack, names, np.array(seen), complete, absent)
 
 
-def _certain(photo: Photo) -> tuple[set[str], set[str]]:
+def certain(photo: Photo) -> tuple[set[str], set[str]]:
     """Nouns of which everything is annotated, and nouns that nothing in the picture is."""
     there = {o.noun for o in photo.objects if o.noun}
     maybe = {kin for noun in there for kin in confusable(noun)}
@@ -231,9 +232,13 @@ def _random_view(
         ys, xs = np.nonzero(mask)
         if len(xs):
             box = np.array([np.ptp(xs) + 1, np.ptp(ys) + 1])
-            zoom = min(zoom, float(1 / max((box / (width, height)).max() * rng.uniform(0.9, 1.3), 0.3)))
+            zoom = min(
+                zoom, float(1 / max((box / (width, height)).max() * rng.uniform(0.9, 1.3), 0.3))
+            )
             zoom = max(zoom, 0.8)
-            centre = np.array([xs.mean(), ys.mean()]) + rng.normal(0, 0.12, 2) * (width, height) / zoom
+            centre = (
+                np.array([xs.mean(), ys.mean()]) + rng.normal(0, 0.12, 2) * (width, height) / zoom
+            )
     # Squashed to the square as videos are, up to the whole way.
     squash = rng.uniform(0.3, 1.0)
     base = np.array([side / width, side / height])
@@ -241,7 +246,11 @@ def _random_view(
     scale = zoom * base**squash * even ** (1 - squash) * np.exp(rng.normal(0, 0.06, 2))
     angle = rng.normal(0, 0.06)
     half = np.array([width, height]) / 2 / zoom
-    centre = np.clip(centre, np.minimum(half, [width / 2, height / 2]), np.maximum([width, height] - half, [width / 2, height / 2]))
+    centre = np.clip(
+        centre,
+        np.minimum(half, [width / 2, height / 2]),
+        np.maximum([width, height] - half, [width / 2, height / 2]),
+    )
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     mirror = np.diag([-1.0 if rng.random() < 0.5 else 1.0, 1.0])
     linear = mirror @ np.diag(scale) @ turn
@@ -260,7 +269,10 @@ def _mosaic(parts: list[Scene], side: int, rng: np.random.Generator) -> Scene:
         height, width = rows.stop - rows.start, columns.stop - columns.start
         size = part.image.shape[0]
         top, left = (size - height) // 2, (size - width) // 2
-        window = (slice(max(top, 0), max(top, 0) + height), slice(max(left, 0), max(left, 0) + width))
+        window = (
+            slice(max(top, 0), max(top, 0) + height),
+            slice(max(left, 0), max(left, 0) + width),
+        )
         piece = part.image[window]
         image[rows, columns] = cv2.resize(piece, (width, height))
         for mask, name, share in zip(part.masks, part.names, part.seen, strict=True):
@@ -274,7 +286,9 @@ def _mosaic(parts: list[Scene], side: int, rng: np.random.Generator) -> Scene:
     complete = frozenset.intersection(*(p.complete for p in parts))
     absent = set.intersection(*(set(p.absent) for p in parts))
     stack = np.stack(masks) if masks else np.zeros((0, side, side), bool)
-    return Scene(f"mosaic of {parts[0].name}", image, stack, names, np.array(seen), complete, absent)
+    return Scene(
+        f"mosaic of {parts[0].name}", image, stack, names, np.array(seen), complete, absent
+    )
 
 
 def _paste(scene: Scene, cut: tuple[np.ndarray, str], rng: np.random.Generator) -> Scene:
@@ -286,7 +300,9 @@ def _paste(scene: Scene, cut: tuple[np.ndarray, str], rng: np.random.Generator) 
     angle = rng.normal(0, 0.12)
     centre = rng.uniform(0.15, 0.85, 2) * side
     mirror = -1.0 if rng.random() < 0.5 else 1.0
-    linear = scale * np.array([[np.cos(angle) * mirror, -np.sin(angle)], [np.sin(angle) * mirror, np.cos(angle)]])
+    linear = scale * np.array(
+        [[np.cos(angle) * mirror, -np.sin(angle)], [np.sin(angle) * mirror, np.cos(angle)]]
+    )
     shift = centre - linear @ (np.array(rgba.shape[1::-1]) / 2)
     matrix = np.hstack([linear, shift[:, None]])
     if scale < 0.6:
@@ -371,8 +387,8 @@ def _touches_edge(mask: np.ndarray) -> bool:
 
 
 def _rare_first(photos: list[Photo]) -> np.ndarray:
-    """Odds of pictures, by the square root of how rare their rarest noun is; what people film counts
-    more than things."""
+    """Odds of pictures, by the square root of how rare their rarest noun is; what people film
+    counts more than things."""
     counts: dict[str, int] = {}
     for photo in photos:
         for noun in {o.noun for o in photo.objects}:
