@@ -1,6 +1,6 @@
-"""`make demo`: segment the shipped sample with the shipped checkpoint and score the answer.
+"""`make demo`: segment the shipped sample with a shipped checkpoint and score the answer.
 
-python -m eval.demo [--out demo-output]
+python -m eval.demo [--model tiny] [--out demo-output]
 """
 
 import argparse
@@ -15,6 +15,7 @@ from eval.metrics.jf.core import SequenceScores, sequence_scores
 from eval.report import one_line_errors
 
 SAMPLE = Path(__file__).parent / "data" / "sample"
+MODEL = "tiny"  # the sample shows sprites
 
 
 def score_folders(predicted: Path, truth: Path) -> SequenceScores:
@@ -40,10 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     parser = argparse.ArgumentParser(prog="python -m eval.demo", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--out", type=Path, default=Path("demo-output"))
+    parser.add_argument("--model", default=MODEL, help=f"as `findtrack segment` ({MODEL})")
+    parser.add_argument("--out", type=Path, default=Path("demo-output"), help="(demo-output)")
     args = parser.parse_args(argv)
     expression = json.loads((SAMPLE / "sample.json").read_text(encoding="utf-8"))["expression"]
-    command = ["segment", str(SAMPLE / "sample.mp4"), expression, "--out", str(args.out)]
+    command = ["segment", str(SAMPLE / "sample.mp4"), expression, "--model", args.model]
+    command += ["--out", str(args.out)]
     print("findtrack", *(f'"{word}"' if " " in word else word for word in command))
     status = findtrack(command)
     if status:

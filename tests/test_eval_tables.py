@@ -211,7 +211,7 @@ def test_answers_of_another_cache_version_are_scored_again(tree, fake, tmp_path,
 
 def test_devices_and_dtypes_are_those_of_the_command_line(capsys):
     assert (report.DEVICES, report.DTYPES) == (cli._DEVICES, cli._DTYPES)
-    assert report.DEFAULT_MODEL == cli.DEFAULT_MODEL
+    assert report.shipped.DEFAULT_MODEL == cli.DEFAULT_MODEL
     for main, needed in ((sprites.main, "--out"), (propagation.main, "--davis")):
         with pytest.raises(SystemExit) as stop:
             main([needed, "somewhere", "--device", "tpu"])
@@ -428,6 +428,7 @@ def test_demo_scores_the_masks_it_asked_for(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cli, "main", segment)
     monkeypatch.setattr(demo, "SAMPLE", sample)
     assert demo.main(["--out", str(out)]) == 0
-    assert asked == ["segment", str(sample / "sample.mp4"), "the left dog", "--out", str(out)]
+    request = [str(sample / "sample.mp4"), "the left dog"]
+    assert asked == ["segment", *request, "--model", "tiny", "--out", str(out)]
     printed = capsys.readouterr().out
     assert f"overlay: {out / 'overlay.mp4'}" in printed and "J 0.667" in printed

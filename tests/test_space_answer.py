@@ -77,6 +77,9 @@ class Stub:
         self.asked.append((video, expressions, key_frames, threshold))
         yield from in_steps(lambda progress: self._work(video, expressions, key_frames, progress))
 
+    def remark(self, expression):
+        return f"unknown word {expression!r}" if expression == QUOTES else None
+
     def seconds(self, video, expressions, key_frames, threshold):
         return video.num_frames * len(expressions) * key_frames
 
@@ -381,7 +384,7 @@ def test_not_found_tells_the_best_candidates(tracks, clip):
     def said(candidates):
         track = make_track(video, "a ghost")
         track = Track("a ghost", False, 0.4, None, candidates, track.masks, track.presence)
-        (line,) = of_class(parse(verdict(video, [track], 0.7)), "missing")
+        (line,) = of_class(parse(verdict(video, [track], 0.7, [None])), "missing")
         return "".join(line.itertext())
 
     text = said(candidates)
