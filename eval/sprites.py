@@ -1,6 +1,6 @@
 """Result table on Ref-Sprites, next to baselines that show what its scores are worth.
 
-    python -m eval.sprites --root eval/data/ref_sprites --split valid --out DIR
+    python -m eval.sprites --model tiny --root eval/data/ref_sprites --split valid --out DIR
 
 Rows: FindTrack; FindTrack looking for the object in frame 0 alone; and two baselines that are given
 the true masks of the objects, so that they are upper bounds of what guessing can reach: the object

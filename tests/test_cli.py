@@ -105,6 +105,39 @@ def test_segment_defaults_and_other_writers(fake, clip, capsys):
     assert not Path("clip.findtrack/coco.json").exists()
 
 
+def test_words_that_the_model_does_not_know_are_told(fake, clip, capsys):
+    sentences = ["the dog", "the  axolotl\non the left", "an axolotl"]
+    command = ["segment", clip, *sentences, "--out", "X", "--write", "coco"]
+    assert cli.main([*command, "--model", "some folder"]) == 0
+    out, err = capsys.readouterr()
+    remark = "unknown word 'axolotl'; known nouns: dog (all: findtrack nouns --model 'some folder')"
+    assert err.splitlines() == [
+        f'findtrack: "the axolotl on the left": {remark}', f'findtrack: "an axolotl": {remark}',
+    ]  # fmt: skip
+    assert "axolotl on the left: found" in out
+    assert cli.main(command) == 0
+    assert capsys.readouterr().err.endswith("dog (all: findtrack nouns)\n")
+    assert cli.main([*command, "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_model_without_a_list_of_nouns_names_none(fake, clip, capsys, monkeypatch):
+    monkeypatch.setattr(FakeProcessor, "nouns", None)
+    monkeypatch.setattr(FakeProcessor, "remark", lambda *_: "unknown word 'x'")
+    assert cli.main(["segment", clip, "x", "--out", "X"]) == 0
+    assert capsys.readouterr().err == "findtrack: \"x\": unknown word 'x'\n"
+
+
+def test_nouns(capsys, tmp_path):
+    pytest.importorskip("torch")
+    assert cli.main(["nouns", "--model", "tiny"]) == 0
+    out, err = capsys.readouterr()
+    assert (err, len(out.splitlines())) == ("", 180) and "panda" in out.splitlines()
+    assert cli.main(["nouns", "--model", str(tmp_path)]) == 2
+    err = capsys.readouterr().err
+    assert "no model there" in err and err.count("\n") == 1
+
+
 def test_segment_takes_a_folder_of_images(fake, clip):
     frames = Path("frames")
     frames.mkdir()
@@ -205,6 +238,8 @@ def test_model_errors_are_one_line(clip, capsys, tmp_path):
         str(other): "not a FindTrack model, but of type clip",
     }
     for name, message in cases.items():
+        assert cli.main(["nouns", "--model", name]) == 2
+        assert message in capsys.readouterr().err
         assert cli.main(["segment", clip, "a dog", "--model", name, "--out", "X"]) == 2
         err = capsys.readouterr().err
         assert message in err and err.count("\n") == 1

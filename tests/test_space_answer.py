@@ -372,6 +372,14 @@ def test_a_line_per_expression_with_what_became_of_it(asked):
         assert "not found" not in said
 
 
+def test_a_remark_on_the_words_stands_with_its_expression(asked):
+    lines = parse(asked[2].verdict).iter("li")
+    remarks = ["".join(line.find("small").itertext()) if line.find("small") is not None else None
+               for line in lines]  # fmt: skip
+    assert remarks == [None, None, None, f"unknown word {QUOTES!r}"]
+    assert all(answer["unknown_words"] == [] for answer in asked[2].result["expressions"])
+
+
 def test_not_found_tells_the_best_candidates(tracks, clip):
     video = open_video(clip)
     scores = [0.1, 0.4, 0.3, -0.2, 0.2]
