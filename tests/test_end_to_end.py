@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 FACTS = json.loads((SAMPLE / "sample.json").read_text(encoding="utf-8"))
 # A word of the model's vocabulary, of nothing in the sample: presence 0.02 where 0.7 is asked for.
 ABSENT = "the car"
+UNKNOWN = "the Axolotls"
 
 pytestmark = pytest.mark.skipif(
     not (Path(checkpoint("tiny")) / "model.safetensors").is_file(),
@@ -39,6 +40,7 @@ class Run:
     sentences: list[str]
     out: Path
     result: dict
+    told: str  # on stderr
 
     def masks(self, number: int = 0) -> np.ndarray:
         """(T, H, W) bool of one sentence."""
@@ -59,7 +61,7 @@ def segment(source: Path, sentences: list[str], out: Path) -> Run:
     assert process.returncode == 0, process.stderr
     assert "Traceback" not in process.stderr
     result = json.loads((out / "result.json").read_text(encoding="utf-8"))
-    return Run(source, sentences, out, result)
+    return Run(source, sentences, out, result, process.stderr)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +80,7 @@ def folder(tmp_path_factory) -> Run:
         for t, frame in enumerate(video.frames()):
             if t % 4 == 0:
                 Image.fromarray(frame).save(images / f"{t}.png")
-    return segment(images, [FACTS["expression"]], root / "out")
+    return segment(images, [FACTS["expression"], UNKNOWN], root / "out")
 
 
 @pytest.fixture(params=["film", "folder"])
@@ -128,6 +130,12 @@ def test_what_is_not_there_is_not_found(film):
     answer = film.result["expressions"][1]
     assert answer["text"] == ABSENT and not answer["found"] and answer["key_frame"] is None
     assert not film.masks(1).any() and not any(answer["presence"])
+
+
+def test_an_unknown_word_is_told_once_and_kept(folder):
+    assert folder.told == f"findtrack: \"{UNKNOWN}\": unknown word 'axolotls'\n"
+    unknown = [answer["unknown_words"] for answer in folder.result["expressions"]]
+    assert unknown == [[], ["axolotls"]]
 
 
 def test_memory_stays_below_two_gigabytes(film, folder):
