@@ -67,8 +67,8 @@ class FindTrackProcessor(ProcessorMixin):
         tracker_geometry: "squash" resizes to a square, normalised (SAM 2); "short_side" resizes the
             short side, pads with black around to a multiple of 16 and leaves values in 0..1
             (Cutie, which normalises by itself).
-        nouns: What the model was trained to find, in words that `tokenizer` knows; phrases, too.
-            None where nobody says.
+        nouns: What the model was trained to find, in words that `tokenizer` knows; phrases, too,
+            and plurals such as "geese" that no ending tells. None where nobody says.
         synonyms: Word or phrase -> the known one that both branches read in its place, whatever its
             case. With `nouns` or `synonyms`, plurals that `tokenizer` does not know are read as
             their singular.

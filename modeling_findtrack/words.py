@@ -15,7 +15,10 @@ _WORD = re.compile(r"(?<!\w')\b\w+(?:'(?![sS]\b)\w+)*")  # without a possessive'
 _COMPOUND = re.compile(r"\w+(?:['-]\w+)*")  # one or more of the words above
 _POSSESSIVE = re.compile(r"(?<=\w)'[sS]\b")
 _APOSTROPHES = str.maketrans("\u02bc\u2018\u2019", "'''")
-_PLURALS = (("s", ""), ("es", ""), ("ies", "y"))  # ending, what the singular has instead
+_PLURALS = (  # ending, what the singular has instead
+    ("s", ""), ("es", ""), ("ies", "y"), ("men", "man"), ("people", "person"),
+    ("children", "child"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,9 @@ class Vocabulary:
     def read(self, text: str) -> Reading:
         """A sentence with its synonyms replaced, the longest first, and its unknown plurals.
 
-        Plurals are told by their ending, and only where the tokenizer knows the singular but not
-        the plural: a plural that it knows means several. Without nouns and synonyms, the text is
+        Plurals are told by their ending, and replaced only where the tokenizer knows the singular
+        but not the plural: a plural that it knows means several, and so does a synonym's plural
+        where it knows that of what the synonym stands for. Without nouns and synonyms, the text is
         left as it is.
         """
         plain = text.translate(_APOSTROPHES)
@@ -128,10 +132,21 @@ class Vocabulary:
             phrase, last = " ".join(words[i : i + count]), words[i + count - 1]
             for form in (phrase, *(() if last in known else _singulars(phrase))):
                 if form in self._readings:
-                    return count, self._readings[form]
+                    read = self._readings[form]
+                    return count, read if form == phrase else self._several(read)
         if words[i] not in known:
             return 1, next((form for form in _singulars(words[i]) if form in known), None)
         return 1, None
+
+    def _several(self, phrase: str) -> str:
+        """The plural of a known phrase where the tokenizer knows that, too; else the phrase."""
+        forms = [
+            phrase.removesuffix(instead) + ending
+            for ending, instead in _PLURALS
+            if phrase.endswith(instead)
+        ]
+        known = self._known([_words(form)[-1] for form in forms])
+        return next((form for form in forms if _words(form)[-1] in known), phrase)
 
     def _has_noun(self, text: str) -> bool:
         """Whether a known noun is in a sentence, in the plural, too."""

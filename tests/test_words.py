@@ -19,12 +19,12 @@ ROOT = Path(__file__).parents[1]
 NOUNS = ["bicycle", "bus", "car", "cell phone", "dog", "knife", "man", "race car", "strawberry"]
 SYNONYMS = {
     "Puppy": "dog", "guy": "man", "phone": "cell phone", "mountain bike": "bicycle",
-    "bike": "bicycle", "racer": "race car", "biggest": "big",
+    "bike": "bicycle", "racer": "race car", "biggest": "big", "auto": "car", "human": "person",
     "on the left-hand side": "on the left",
 }  # fmt: skip
 WORDS = sorted(
     {word for noun in NOUNS for word in noun.split()}
-    | {"a", "the", "and", "on", "left", "right", "big", "side", "cars"}
+    | {"a", "the", "and", "on", "left", "right", "big", "side", "cars", "men", "person", "people"}
 )
 TEXTS = [
     "the dogs on the left", "A  PUPPY's house", "the man's horses don’t", "t-shirt & 3 cars!", "猫",
@@ -48,13 +48,15 @@ def read(processor, text: str) -> str:
         ("a puppy", "a dog"),
         ("A PUPPY, on the left!", "A dog, on the left!"),
         ("the guy and the puppy", "the man and the dog"),
-        ("the puppylike guys", "the puppylike man"),  # whole words
+        ("the puppylike guy", "the puppylike man"),  # whole words
+        ("the autos and guys", "the cars and men"),  # several, which it knows
+        ("humans, men, people", "people, men, people"),
         ("the mountain bike", "the bicycle"),  # not "the mountain bicycle"
         ("mountain-bikes", "bicycle"),
         ("the phone", "the cell phone"),
         ("the cell phone", "the cell phone"),  # not "the cell cell phone"
         ("two Cell Phones", "two cell phone"),
-        ("the racers", "the race car"),
+        ("the racers", "the race cars"),
         ("the dog on the left hand side", "the dog on the left"),
         ("the biggest dog", "the big dog"),
         ("dogs", "dog"),
@@ -110,6 +112,7 @@ def test_a_remark_is_one_line_that_helps(processor):
         "the stawberry": f"unknown word 'stawberry' (did you mean 'strawberry'?){nouns}",
         "a leftt\naxolotl": f"unknown words 'leftt' (did you mean 'left'?), 'axolotl'{nouns}",
         "the big left side": f"no known noun{nouns}",
+        "the men": None,
     }.items():
         assert processor.remark(text) == remark
 
@@ -233,7 +236,8 @@ def test_the_list_of_nouns(processor, shipped_tiny):
     assert lines[0] == "bicycle (mountain bike, bike)" and "knife" in lines
     assert [line.split(" (")[0] for line in lines[: len(NOUNS)]] == NOUNS
     assert lines[len(NOUNS) :] == [
-        "", "other words:", "big (biggest)", "on the left (on the left-hand side)",
+        "", "other words:", "big (biggest)", "person (human)",
+        "on the left (on the left-hand side)",
     ]  # fmt: skip
     assert "panda" in list_nouns(shipped_tiny, "tiny").splitlines()
 
