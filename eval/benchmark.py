@@ -2,6 +2,7 @@
 
     python -m eval.benchmark ref-sprites --model tiny --out DIR
     python -m eval.benchmark ref-youtube-vos --root ROOT --split valid --out DIR
+    python -m eval.benchmark video-folder --root ROOT --out DIR       your own videos
     accelerate launch -m eval.benchmark mevis --root ROOT --split valid_u --out DIR
 
 An interrupted run goes on where it stopped when the command is given again; so does one that was
@@ -28,12 +29,14 @@ from eval.report import add_model_options, cores, positive, run_command
 # Heavy modules are imported where they are used: processes that score import this one, too.
 
 SPRITES = Path(__file__).parent / "data" / "ref_sprites"
-# The split a benchmark is validated on; of MeViS the one whose masks are published.
+# The split a benchmark is validated on; of MeViS the one whose masks are published, and of a folder
+# of videos everything.
 DEFAULT_SPLITS = {
     "ref-youtube-vos": "valid",
     "ref-davis17": "valid",
     "mevis": "valid_u",
     "ref-sprites": "valid",
+    "video-folder": "all",
 }
 _UNUSABLE = 2  # exit status
 
@@ -124,12 +127,15 @@ def _run(args: argparse.Namespace) -> None:
 def _summary(report: dict, whole: Benchmark, folder) -> str:
     """What the command prints: the scores as `eval.score` does, or where the zip is."""
     from eval.scoring import format_scores
+    from eval.submission import TOP_FOLDERS
 
     about, count = report["benchmark"], len(report["expressions"])
     title = f"{about['name']} {about['split']}, {about['videos']} videos, {count} expressions"
     done = sum(map(folder.finished, whole.videos))
     if report["scores"] is not None:
         lines = [f"{title}; percent\n\n{format_scores(report['scores'])}\n"]
+    elif whole.name not in TOP_FOLDERS:
+        lines = [title, "no scores: there are no masks to score against"]
     elif done == len(whole.videos):
         lines = [title, f"for the server: {folder.submission}, {done} videos"]
     else:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from tqdm import tqdm
 
 from eval.benchmarks.base import Benchmark
+from eval.benchmarks.frames import open_frames
 from eval.html_report import write_html
 from eval.prediction_writer import RUN_VERSION, RunFolder
 from eval.processes import PeerError, Processes
@@ -180,7 +181,7 @@ def _segment(
     if not rows:
         return []
     tracks = model.segment(
-        [frame["path"] for frame in rows[0]["frames"]],
+        open_frames(rows[0]),
         [row["expression"] for row in rows],
         processor=processor,
         key_frames=key_frames,

@@ -12,6 +12,7 @@ LOADER_OPTIONS = {
     "object_ids": ("ref-youtube-vos",),
     "masks": ("ref-youtube-vos",),
     "version": ("mevis",),
+    "metadata": ("video-folder",),
 }
 _FLAGS = {"version": "--mevis-version"}  # the others are named as the loader's
 
@@ -37,6 +38,9 @@ def add_loader_options(parser: argparse.ArgumentParser) -> None:
         "--mevis-version", dest="version", type=int, choices=(1, 2), help="mevis: where both lie"
     )
     parser.add_argument("--masks", type=Path, metavar="DIR", help="ref-youtube-vos: label maps")
+    parser.add_argument(
+        "--metadata", type=Path, metavar="JSONL", help="video-folder: not that of --root"
+    )
 
 
 def loader_options(

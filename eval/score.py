@@ -3,6 +3,7 @@
     python -m eval.score PREDICTIONS --dataset mevis --root ROOT --split valid_u
     python -m eval.score PREDICTIONS --dataset ref-davis17 --root ROOT --split valid
     python -m eval.score PREDICTIONS --dataset davis --root DAVIS --split val --protocol davis-semi
+    python -m eval.score PREDICTIONS --dataset video-folder --root ROOT       your own videos
 
 PREDICTIONS is a folder, or a zip of it as a server takes it. What lies in it:
 
@@ -11,7 +12,7 @@ PREDICTIONS is a folder, or a zip of it as a server takes it. What lies in it:
     [Annotations/]<video>/<frame>.png              davis: a label map per video
 
 Protocols. per-expression: the mean over expressions of the mean over all frames; primary for
-ref-youtube-vos, mevis and ref-sprites, there over expressions that have a target.
+ref-youtube-vos, mevis, ref-sprites and video-folder, there over expressions that have a target.
 davis-unsupervised: proposals are matched to objects, void is left out; primary for ref-davis17, as
 the mean over the four sets of expressions. Masks of a set that overlap are merged first; a pixel
 that several claim goes to the object with the lower number. davis-semi: objects are matched by
@@ -29,6 +30,8 @@ from pathlib import Path
 
 from eval.benchmarks import BENCHMARKS, load_benchmark
 from eval.benchmarks.base import Benchmark
+from eval.benchmarks.video_folder import VideoFolder
+from eval.benchmarks.video_metadata import ALL
 from eval.conventions import CONVENTIONS, DAVIS_UNSUPERVISED
 from eval.davis_tree import DavisTree
 from eval.options import DAVIS, add_loader_options, loader_options, video_names
@@ -44,7 +47,7 @@ def _parse(argv) -> argparse.Namespace:
     parser.add_argument("predictions", type=Path, metavar="PREDICTIONS", help="folder or zip")
     parser.add_argument("--dataset", required=True, choices=DATASETS)
     parser.add_argument("--root", type=Path, required=True, help="the dataset's folder")
-    parser.add_argument("--split", required=True, help="for davis also: all")
+    parser.add_argument("--split", help="for davis also: all; video-folder: all if not given")
     parser.add_argument("--protocol", choices=CONVENTIONS, help="default: the dataset's primary")
     parser.add_argument(
         "--missing", choices=MISSING, default="error", help="what a missing PNG is (error)"
@@ -55,6 +58,10 @@ def _parse(argv) -> argparse.Namespace:
     add_loader_options(parser)
     args = parser.parse_args(argv)
     args.options = loader_options(parser, args, args.dataset)
+    if args.split is None:
+        if args.dataset != VideoFolder.name:
+            parser.error(f"{args.dataset} needs --split")
+        args.split = ALL
     if args.out is not None and (args.out.is_dir() or not args.out.absolute().parent.is_dir()):
         parser.error(f"--out {args.out}: name a JSON file in a folder that is there")
     return args

@@ -1,9 +1,10 @@
 """Score a folder of predictions against a benchmark, with the convention named at every number.
 
-Every benchmark has its primary protocol. Ref-YouTube-VOS, MeViS and Ref-Sprites: per-expression,
-the mean over expressions that have a target. Ref-DAVIS17: davis-unsupervised, the mean over its
-four sets of expressions, one per annotator; the masks of a set are merged into one label map, where
-they overlap for the object with the lower number. DAVIS itself: what its annotations are for.
+Every benchmark has its primary protocol. Ref-YouTube-VOS, MeViS, Ref-Sprites and folders of videos:
+per-expression, the mean over expressions that have a target. Ref-DAVIS17: davis-unsupervised, the
+mean over its four sets of expressions, one per annotator; the masks of a set are merged into one
+label map, where they overlap for the object with the lower number. DAVIS itself: what its
+annotations are for.
 """
 
 import functools
@@ -33,6 +34,7 @@ from eval.prediction_folder import (
     PredictionFolder,
 )
 from eval.report import markdown_table
+from eval.submission import TOP_FOLDERS
 from eval.video_scoring import ExpressionScore, ObjectScore, VideoScores, score_video
 from eval.worker_pool import map_in_order
 
@@ -84,9 +86,12 @@ def score_predictions(
         raise ValueError(f"missing is {' or '.join(MISSING)}, not {missing!r}")
     protocol = _choose_protocol(benchmark, protocol)
     if not benchmark.has_truth:
+        if benchmark.name in TOP_FOLDERS:
+            remedy = "`python -m eval.benchmark` makes the zip that the server scores"
+        else:
+            remedy = "its rows need `masks`"
         raise ValueError(
-            f"{benchmark.name} {benchmark.split} has no published masks to score against; "
-            "`python -m eval.benchmark` makes the zip that the server scores"
+            f"{benchmark.name} {benchmark.split} has no published masks to score against; {remedy}"
         )
     folder = PredictionFolder.find(predictions, _tops(benchmark), missing == "empty")
     if folder.layout == ANNOTATORS and protocol == PER_EXPRESSION:

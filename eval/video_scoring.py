@@ -163,6 +163,8 @@ class _ExpressionMasks:
 
 def _target(row: dict, t: int) -> tuple:
     """Equal for two rows of a video only if their masks at frame `t` are equal."""
+    if not row["obj_ids"]:
+        return ()
     if row.get("mask_rles") is not None:
         return tuple(rle["counts"] for rle in row["mask_rles"][t])
     return (row["mask_images"][t]["path"], *row["obj_ids"])

@@ -111,14 +111,17 @@ class Beit3Encoder(nn.Module):
 
 
 class Beit3VisionEmbedding(nn.Module):
-    """Patches to tokens, class token first."""
+    """Patches, or a map of features (B, D, h, w), to tokens, class token first."""
 
     def __init__(self, config):
         super().__init__()
         dim = config.hidden_size
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))  # in the checkpoints, unused
-        if config.conv_stem_widths:
+        if config.tokens_from_backbone:
+            self.stem = self.proj = None
+            self.norm = nn.LayerNorm(dim, config.layer_norm_eps)
+        elif config.conv_stem_widths:
             self.stem = ConvStages(config.conv_stem_widths)
             self.proj = nn.Conv2d(config.conv_stem_widths[-1], dim, 1)
             # Convolutions without a norm grow loud enough to drown text and positions.
@@ -129,7 +132,8 @@ class Beit3VisionEmbedding(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         x = pixel_values if self.stem is None else self.stem(pixel_values)[-1]
-        x = self.proj(x).flatten(2).transpose(1, 2)  # (B, P, D)
+        x = x if self.proj is None else self.proj(x)
+        x = x.flatten(2).transpose(1, 2)  # (B, P, D)
         x = x if self.norm is None else self.norm(x)
         return torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
 
@@ -149,9 +153,17 @@ class Beit3Model(nn.Module):
         self.encoder = Beit3Encoder(config)
 
     def embed_image(self, pixel_values: Tensor) -> Tensor:
-        """Images (B, 3, S, S) -> tokens with positions (B, 1 + P, D); independent of any text."""
+        """Images (B, 3, S, S), or with `tokens_from_backbone` feature maps (B, D, h, w), -> tokens
+        with positions (B, 1 + P, D); independent of any text."""
         x = self.vision_embed(pixel_values)
-        return x + self.encoder.embed_positions["A"].weight[2 : 2 + x.shape[1]]
+        table = self.encoder.embed_positions["A"].weight
+        if not self.config.tokens_from_backbone:
+            return x + table[2 : 2 + x.shape[1]]
+        side, size = self.config.image_size // self.config.patch_size, pixel_values.shape[-2:]
+        places = table[3 : 3 + side * side].T.reshape(1, -1, side, side)
+        if tuple(size) != (side, side):
+            places = F.interpolate(places, size, mode="bilinear", align_corners=False)
+        return x + torch.cat([table[None, 2:3], places.flatten(2).transpose(1, 2)], dim=1)
 
     def embed_text(self, input_ids: Tensor) -> Tensor:
         """Token ids (B, L) -> tokens with positions (B, L, D)."""

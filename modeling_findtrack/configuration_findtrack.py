@@ -23,6 +23,9 @@ class Beit3Config(PreTrainedConfig):
     # Departure, off for the official weights: a small convolutional network instead of one
     # convolution makes the image tokens. Widths of its stages; the last one has stride 16.
     conv_stem_widths: list[int] | None = None
+    # Departure, off for the official weights: image tokens are made of the backbone's features, one
+    # per `patch_size` pixels. The position table has `image_size`, but is resized to any other.
+    tokens_from_backbone: bool = False
 
 
 class FinderConfig(PreTrainedConfig):
@@ -41,6 +44,10 @@ class FinderConfig(PreTrainedConfig):
     # Departures, off for the official weights.
     grounding_prompt: bool = False  # a heat map over the image tokens prompts the decoder as well
     presence_head: bool = False  # presence from BEiT-3's first token, not from the mask decoder
+    # The finder reads the tracker's backbone, through a pyramid of its own. Words are compared with
+    # its features, and what they say is part of the heat map and of the mask. Needs
+    # `grounding_prompt`, `presence_head` and `tokens_from_backbone`.
+    word_map: bool = False
 
 
 # The `model` section of Cutie's base configuration (github.com/hkchengrex/Cutie, config/model).
@@ -171,6 +178,8 @@ class FindTrackConfig(PreTrainedConfig):
     # Departure, off for the official weights: widths of the four stages of a convolutional
     # backbone that stands in for Hiera in the tracker (and, if shared, the finder).
     conv_backbone_widths: list[int] | None = None
+    # Likewise, an EfficientNet-Lite: rows of repeats, kernel, stride, expansion, channels.
+    efficientnet_lite: list[list[int]] | None = None
 
     # Finding
     num_key_frames: int = 5  # K, frames sampled uniformly; 10 for MeViS
@@ -195,11 +204,24 @@ class FindTrackConfig(PreTrainedConfig):
             self.tracker_config = CutieConfig(**tracker)
         super().__post_init__(**kwargs)
         if self.tracker_config.model_type == CutieConfig.model_type and (
-            self.share_vision_encoder or self.conv_backbone_widths
+            self.share_vision_encoder or self.conv_backbone_widths or self.efficientnet_lite
         ):
             raise ValueError(
-                "share_vision_encoder and conv_backbone_widths are of a SAM 2 tracker: Cutie's "
-                "image encoder can neither be shared nor replaced"
+                "share_vision_encoder, conv_backbone_widths and efficientnet_lite are of a SAM 2 "
+                "tracker: Cutie's image encoder can neither be shared nor replaced"
+            )
+        if self.conv_backbone_widths and self.efficientnet_lite:
+            raise ValueError("conv_backbone_widths and efficientnet_lite: choose one backbone")
+        finder = self.finder_config
+        if finder.word_map and not (
+            self.share_vision_encoder
+            and finder.grounding_prompt
+            and finder.presence_head
+            and finder.beit3_config.tokens_from_backbone
+        ):
+            raise ValueError(
+                "word_map needs share_vision_encoder, grounding_prompt, presence_head and "
+                "tokens_from_backbone"
             )
         if self.aligner not in ("alpha_clip", "none"):
             raise ValueError(f"aligner must be 'alpha_clip' or 'none', not {self.aligner!r}")

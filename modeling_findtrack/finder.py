@@ -5,14 +5,21 @@
 a SAM or SAM 2 mask decoder.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Sam2Model, SamModel
+from transformers.models.sam2.modeling_sam2 import Sam2VisionNeck
 
 from .beit3 import Beit3Model
+from .word_map import WordMap
+
+# Of the heat map's places, sorted, those whose logits the presence head reads: a share of them all.
+PEAKS = (0.0, 0.01, 0.03, 0.1)
+PEAK_SCALE = 4.0  # logits, about the deviation of a heat map that is sure
 
 
 @dataclass(frozen=True)
@@ -22,6 +29,7 @@ class FinderImages:
     embeddings: Tensor  # (K, C, h, w) input of the mask decoder
     high_resolution: tuple[Tensor, ...]  # SAM 2: (K, C/8, 4h, 4w), (K, C/4, 2h, 2w); SAM: empty
     tokens: Tensor  # (K, 1 + P, D) BEiT-3 image tokens
+    words: Tensor | None = None  # (K, D, S / 8, S / 8) to compare words with; None without a map
 
     def select(self, index: Tensor) -> "FinderImages":
         """The frames at `index` (P,), repeats allowed."""
@@ -29,6 +37,17 @@ class FinderImages:
             self.embeddings[index],
             tuple(level[index] for level in self.high_resolution),
             self.tokens[index],
+            None if self.words is None else self.words[index],
+        )
+
+    @classmethod
+    def join(cls, parts: Sequence["FinderImages"]) -> "FinderImages":
+        """Frames of several as one."""
+        return cls(
+            torch.cat([part.embeddings for part in parts]),
+            tuple(map(torch.cat, zip(*[part.high_resolution for part in parts], strict=True))),
+            torch.cat([part.tokens for part in parts]),
+            None if parts[0].words is None else torch.cat([part.words for part in parts]),
         )
 
 
@@ -39,7 +58,8 @@ class FinderOutput:
     mask_logits: Tensor  # (P, s, s), s = image size / 4
     iou: Tensor  # (P,) predicted IoU
     presence: Tensor | None  # (P,) logits; None where the model does not predict it
-    grounding: Tensor | None  # (P, g, g) logits over the image tokens; None without that prompt
+    # (P, g, g) logits over the image tokens, with a word map at stride 8; None without that prompt
+    grounding: Tensor | None
 
 
 class EvfFinder(nn.Module):
@@ -66,7 +86,17 @@ class EvfFinder(nn.Module):
             nn.Linear(width, width), nn.ReLU(), nn.Linear(width, prompt)
         )
         self.grounding_head = nn.Linear(width, 1) if config.grounding_prompt else None
-        self.presence_head = nn.Linear(width, 1) if config.presence_head else None
+        # With a word map it also reads how sure the heat map is of its peak.
+        extra = len(PEAKS) if config.word_map else 0
+        self.presence_head = nn.Linear(width + extra, 1) if config.presence_head else None
+        self.word_map = self.pyramid = self.salience = None
+        if config.word_map:
+            vision = config.sam_config.vision_config
+            self.pyramid = Sam2VisionNeck(vision)
+            self.word_map = WordMap(vision.backbone_channel_list[::-1], width)
+            # Which words say what to look for: a share per word, and one for its place.
+            self.salience = nn.Embedding(config.beit3_config.vocab_size, 1)
+            self.salience_head = nn.Linear(width, 1)
 
     def encode(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
         """Image features of the finder's own encoder.
@@ -80,16 +110,28 @@ class EvfFinder(nn.Module):
         output = self.sam.vision_encoder(pixel_values, return_dict=True)
         return tuple(output.fpn_hidden_states) if self.is_sam2 else (output.last_hidden_state,)
 
-    def prepare(self, levels: tuple[Tensor, ...], beit3_pixels: Tensor) -> FinderImages:
+    def prepare(
+        self, levels: tuple[Tensor, ...], beit3_pixels: Tensor | None = None
+    ) -> FinderImages:
         """All that does not depend on an expression.
 
         Args:
-            levels: What `encode` returns, or the tracker's FPN maps if they are shared.
-            beit3_pixels: (K, 3, b, b) input of BEiT-3.
+            levels: What `encode` returns, or the tracker's FPN maps if they are shared; with a word
+                map the four channels-last maps of the tracker's backbone.
+            beit3_pixels: (K, 3, b, b) input of BEiT-3; not needed with a word map.
         """
+        if self.word_map is not None:
+            words, features = self.word_map(levels)
+            maps, _ = self.pyramid(levels)
+            images = self._decoder_inputs(maps[-3:][::-1], self.beit3.embed_image(features))
+            return replace(images, words=words)
         tokens = self.beit3.embed_image(beit3_pixels)
         if not self.is_sam2:
             return FinderImages(levels[0], (), tokens)
+        return self._decoder_inputs(levels, tokens)
+
+    def _decoder_inputs(self, levels: Sequence[Tensor], tokens: Tensor) -> FinderImages:
+        """FPN maps at strides 4, 8, 16 as SAM 2's mask decoder wants them."""
         decoder = self.sam.mask_decoder
         embeddings = levels[2] + self.sam.no_memory_embedding.reshape(1, -1, 1, 1)
         high = (decoder.conv_s0(levels[0]), decoder.conv_s1(levels[1]))
@@ -105,13 +147,42 @@ class EvfFinder(nn.Module):
             input_ids: (P, L) token ids.
             attention_mask: (P, L), 0 on padding.
         """
-        fused = self.beit3(images.tokens, input_ids, attention_mask)
+        fused, grounding = self.ground(images, input_ids, attention_mask)
         prompt = self.text_projection(fused[:, :1])  # (P, 1, C)
-        grounding = self.heat_map(fused[:, 1 : images.tokens.shape[1]])
         masks, iou, presence = self.decode(images, prompt[:, None], self._dense(images, grounding))
+        if self.word_map is not None:  # the decoder corrects the heat map
+            masks = masks + _resized(grounding, masks.shape[-2:])
         if self.presence_head is not None:
-            presence = self.presence_head(fused[:, 0])[:, 0]
+            presence = self.presence(fused[:, 0], grounding)
         return FinderOutput(masks, iou, presence, grounding)
+
+    def ground(
+        self, images: FinderImages, input_ids: Tensor, attention_mask: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Read P sentences on P frames: all that comes before the mask decoder.
+
+        Returns:
+            BEiT-3's tokens (P, 1 + patches + L, D) and the heat map logits (P, g, g), or None.
+        """
+        count = images.tokens.shape[1]
+        fused = self.beit3(images.tokens, input_ids, attention_mask)
+        heat = self.heat_map(fused[:, 1:count])
+        if self.word_map is not None:
+            weight = self.salience(input_ids)[..., 0] + self.salience_head(fused[:, count:])[..., 0]
+            weight = weight.masked_fill(~attention_mask.bool(), float("-inf"))
+            words = self.beit3.text_embed(input_ids)
+            meant = (weight.softmax(dim=1)[..., None].to(words.dtype) * words).sum(dim=1)
+            named = self.word_map.similarity(images.words, meant[:, None])[:, 0]
+            heat = named + _resized(heat, named.shape[-2:])
+        return fused, heat
+
+    def presence(self, first: Tensor, heat: Tensor | None) -> Tensor:
+        """Presence logits (P,) from BEiT-3's first token (P, D) and, with a word map, the heat."""
+        if self.word_map is not None:
+            ordered = heat.flatten(1).sort(dim=1, descending=True).values
+            places = [int(share * (ordered.shape[1] - 1)) for share in PEAKS]
+            first = torch.cat([first, ordered[:, places].to(first.dtype) / PEAK_SCALE], dim=1)
+        return self.presence_head(first)[:, 0]
 
     def decode(
         self, images: FinderImages, sparse: Tensor, dense: Tensor
@@ -165,6 +236,11 @@ class EvfFinder(nn.Module):
         count, _, height, width = images.embeddings.shape
         if grounding is None:
             return encoder.no_mask_embed.weight.view(1, -1, 1, 1).expand(count, -1, height, width)
-        size = (4 * height, 4 * width)
-        heat = F.interpolate(grounding[:, None], size, mode="bilinear", align_corners=False)
-        return encoder.mask_embed(heat)
+        return encoder.mask_embed(_resized(grounding, (4 * height, 4 * width))[:, None])
+
+
+def _resized(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """(P, a, b) -> (P, *size), bilinear."""
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    return F.interpolate(maps[:, None], tuple(size), mode="bilinear", align_corners=False)[:, 0]

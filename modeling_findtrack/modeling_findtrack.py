@@ -15,6 +15,7 @@ from transformers.utils import logging
 from .alpha_clip import AlphaCLIPModel
 from .configuration_findtrack import CutieConfig, FindTrackConfig
 from .conv_backbone import ConvBackbone
+from .efficientnet_lite import EfficientNetLite
 from .feature_cache import FeatureCache
 from .finder import EvfFinder, FinderImages
 from .keyframes import choose_key_frame, sample_frames
@@ -52,6 +53,9 @@ class FindTrackModel(PreTrainedModel):
         self.tracker = (CutieTracker if is_cutie else Sam2Tracker)(config.tracker_config)
         if config.conv_backbone_widths:
             backbone = ConvBackbone(config.conv_backbone_widths)
+            self.tracker.sam2.vision_encoder.backbone = backbone
+        if config.efficientnet_lite:
+            backbone = EfficientNetLite(config.efficientnet_lite)
             self.tracker.sam2.vision_encoder.backbone = backbone
         self.finder = EvfFinder(config.finder_config, not config.share_vision_encoder)
         self.aligner = None
@@ -231,6 +235,13 @@ class FindTrackModel(PreTrainedModel):
         """Frames (B, 3, S, S), Cutie's (B, 3, h, w) -> the tracker's image features."""
         return self.tracker.encode(pixel_values.to(self.device, self.tracker.dtype))
 
+    def encode_maps(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
+        """Frames (B, 3, S, S) -> what a finder with a word map reads: the channels-last maps of the
+        tracker's backbone at strides 4, 8, 16, 32. S need not be the tracker's."""
+        backbone = self.tracker.sam2.vision_encoder.backbone
+        pixels = pixel_values.to(self.device, self.tracker.dtype)
+        return tuple(backbone(pixels).intermediate_hidden_states)
+
     @property
     def dtype(self) -> torch.dtype:
         """Of finder and aligner; a Cutie tracker stays in float32 whatever it is."""
@@ -248,6 +259,11 @@ class FindTrackModel(PreTrainedModel):
         """What the finder needs of K frames; one at a time, so that memory does not peak."""
         parts = []
         for frame, index in zip(frames, indices, strict=True):
+            if self.config.finder_config.word_map:
+                parts.append(
+                    self.finder.prepare(self.encode_maps(processor.finder_pixels([frame])))
+                )
+                continue
             beit3 = processor.beit3_pixels([frame]).to(self.device, self.dtype)
             if self.config.share_vision_encoder:
                 features = self.encode(processor.tracker_pixels([frame]))
@@ -258,11 +274,7 @@ class FindTrackModel(PreTrainedModel):
                 pixels = processor.finder_pixels([frame]).to(self.device, self.dtype)
                 levels = self.finder.encode(pixels)
             parts.append(self.finder.prepare(levels, beit3))
-        return FinderImages(
-            torch.cat([part.embeddings for part in parts]),
-            tuple(map(torch.cat, zip(*[part.high_resolution for part in parts], strict=True))),
-            torch.cat([part.tokens for part in parts]),
-        )
+        return FinderImages.join(parts)
 
     def _to_device(self, tokens) -> dict[str, Tensor]:
         return {name: torch.as_tensor(value).to(self.device) for name, value in tokens.items()}

@@ -62,7 +62,7 @@ def open_images(images: Sequence) -> Video:
 def _open_paths(label: str, name: str, paths: list[Path]) -> Video:
     sizes = [_image_size(path) for path in paths]
     check_sizes(label, sizes, [p.name for p in paths])
-    return ImageVideo(name, sizes[0], len(paths), lambda i: _load(paths[i]))
+    return ImageVideo(name, sizes[0], len(paths), lambda i: load_image(paths[i]))
 
 
 def to_rgb(image) -> np.ndarray:
@@ -87,7 +87,12 @@ def to_rgb(image) -> np.ndarray:
     return np.array(array[..., :3], order="C")
 
 
-def _load(path: Path) -> np.ndarray:
+def load_image(path: str | Path) -> np.ndarray:
+    """(H, W, 3) uint8 RGB, turned as its EXIF says.
+
+    Raises:
+        VideoError: The image cannot be read.
+    """
     try:
         with Image.open(path) as image:
             return to_rgb(ImageOps.exif_transpose(image))

@@ -22,9 +22,9 @@ from .segmenter import Segmenter
 HERE = Path(__file__).resolve().parent
 STAGES = {"read": "Reading the video", "find": "Finding", "track": "Tracking", "write": "Drawing"}
 EXAMPLES = (  # video, expressions
-    (HERE / "examples" / "swans.mp4", "the leftmost swan\nthe sheep"),
-    (HERE / "examples" / "shoes.mp4", "the larger shoe\nthe train"),
-    (HERE / "examples" / "pizzas.mp4", "the rightmost pizza\nthe boat\nthe car"),
+    (HERE / "examples" / "cat.mp4", "the cat"),
+    (HERE / "examples" / "woman.mp4", "the woman\nthe helmet"),
+    (HERE / "examples" / "cup.mp4", "the cup\nthe spoon"),
 )
 OPACITY = 0.45
 # Not all it can, which may be above the limits; and what is left stays left.

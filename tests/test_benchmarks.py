@@ -14,7 +14,7 @@ from datasets.distributed import split_dataset_by_node
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from eval.benchmarks import BENCHMARKS, load_benchmark, mevis
+from eval.benchmarks import load_benchmark, mevis
 from eval.benchmarks.base import COMMON, LayoutError, decode_mask, read_labels
 from eval.davis_tree import DavisTree
 from tests import benchmark_trees as trees
@@ -241,7 +241,7 @@ def test_videos_can_be_chosen(pristine, name, split):
         load_benchmark(name, pristine[name], split, videos=[])
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize("name", MAKERS)
 def test_a_wrong_tree_is_told_in_one_message(tmp_path, name):
     split = dict(SCORED)[name]
     with pytest.raises(LayoutError) as error:

@@ -1,7 +1,4 @@
-"""The command with a shipped checkpoint: video and sentence in, masks and overlay out.
-
-It is `tiny`, since the sample shows sprites.
-"""
+"""The command with the checkpoints that ship: video and sentence in, masks and overlay out."""
 
 import json
 import os
@@ -15,20 +12,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval.demo import SAMPLE, score_folders
+from eval.demo import DEMOS, SAMPLE, score_folders
 from modeling_findtrack.overlay import DEFAULT_FPS
-from modeling_findtrack.shipped import checkpoint
+from modeling_findtrack.shipped import DEFAULT_MODEL, checkpoint
 from modeling_findtrack.video_io import open_video
 
 ROOT = Path(__file__).parents[1]
 FACTS = json.loads((SAMPLE / "sample.json").read_text(encoding="utf-8"))
+PHOTO = DEMOS[0].sample
 # A word of the model's vocabulary, of nothing in the sample: presence 0.02 where 0.7 is asked for.
 ABSENT = "the car"
 UNKNOWN = "the Axolotls"
 
 pytestmark = pytest.mark.skipif(
-    not (Path(checkpoint("tiny")) / "model.safetensors").is_file(),
-    reason="the shipped checkpoint has no model.safetensors here",
+    not all((Path(m) / "model.safetensors").is_file() for m in (DEFAULT_MODEL, checkpoint("tiny"))),
+    reason="a shipped checkpoint has no model.safetensors here",
 )
 
 
@@ -49,10 +47,10 @@ class Run:
         return np.stack([np.array(Image.open(file)) > 0 for file in files])
 
 
-def segment(source: Path, sentences: list[str], out: Path) -> Run:
+def segment(source: Path, sentences: list[str], out: Path, *options: str) -> Run:
     process = subprocess.run(
         [sys.executable, "-m", "modeling_findtrack.cli", "segment", str(source), *sentences]
-        + ["--model", "tiny", "--out", str(out), "--device", "cpu"],
+        + ["--out", str(out), "--device", "cpu", *options],
         cwd=ROOT,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
         capture_output=True,
@@ -67,7 +65,8 @@ def segment(source: Path, sentences: list[str], out: Path) -> Run:
 @pytest.fixture(scope="module")
 def film(tmp_path_factory) -> Run:
     out = tmp_path_factory.mktemp("film") / "out"
-    return segment(SAMPLE / "sample.mp4", [FACTS["expression"], ABSENT], out)
+    sentences = [FACTS["expression"], ABSENT]
+    return segment(SAMPLE / "sample.mp4", sentences, out, "--model", "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +79,19 @@ def folder(tmp_path_factory) -> Run:
         for t, frame in enumerate(video.frames()):
             if t % 4 == 0:
                 Image.fromarray(frame).save(images / f"{t}.png")
-    return segment(images, [FACTS["expression"], UNKNOWN], root / "out")
+    sentences = [FACTS["expression"], UNKNOWN]
+    return segment(images, sentences, root / "out", "--model", "tiny")
 
 
-@pytest.fixture(params=["film", "folder"])
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory) -> Run:
+    """The real picture in motion, with the default model."""
+    facts = json.loads((PHOTO / "sample.json").read_text(encoding="utf-8"))
+    out = tmp_path_factory.mktemp("photo") / "out"
+    return segment(PHOTO / "sample.mp4", [facts["expression"]], out)
+
+
+@pytest.fixture(params=["film", "folder", "photo"])
 def run(request) -> Run:
     return request.getfixturevalue(request.param)
 
@@ -110,6 +118,7 @@ def test_the_result_is_consistent(run):
         assert answer["key_frame"] == (best["frame"] if answer["found"] else None)
 
 
+@pytest.mark.parametrize("run", ["film", "folder"], indirect=True)
 def test_the_object_is_found_on_every_frame(run):
     assert run.result["expressions"][0]["found"]
     areas = run.masks().mean((1, 2))

@@ -409,26 +409,53 @@ def test_propagation_names_a_missing_sequence(tmp_path, fake, capsys):
     assert propagation.main(["--davis", str(tmp_path / "nowhere")]) == 2
 
 
-def test_demo_scores_the_masks_it_asked_for(tmp_path, monkeypatch, capsys):
-    sample = tmp_path / "sample"
-    out = tmp_path / "out"
-    for folder in (sample / "masks", out / "masks/0"):
+@pytest.fixture
+def samples(tmp_path, monkeypatch) -> Path:
+    """Two clips of three frames for the demo; the first is for the default model."""
+    for name in ("dog", "swan"):
+        folder = tmp_path / name / "masks"
         folder.mkdir(parents=True)
         for t in range(3):
             cv2.imwrite(str(folder / f"{t:05d}.png"), np.full((8, 8), 255 * (t < 2), np.uint8))
-    (sample / "sample.json").write_text(json.dumps({"expression": "the left dog"}))
-    cv2.imwrite(str(out / "masks/0/00000.png"), np.zeros((8, 8), np.uint8))  # one frame wrong
+        facts = {"expression": f"the left {name}"}
+        (tmp_path / name / "sample.json").write_text(json.dumps(facts))
+    first = demo.Demo("real", tmp_path / "dog", None)
+    monkeypatch.setattr(demo, "DEMOS", (first, demo.Demo("drawn", tmp_path / "swan", "m")))
+    return tmp_path
+
+
+def test_demo_scores_the_masks_it_asked_for(samples, monkeypatch, capsys):
     asked = []
 
     def segment(argv):
-        asked.extend(argv)
+        asked.append(argv)
+        out = Path(argv[argv.index("--out") + 1])
+        shutil.copytree(Path(argv[1]).parent / "masks", out / "masks/0")
+        if "dog" in argv[2]:  # one frame wrong
+            cv2.imwrite(str(out / "masks/0/00000.png"), np.zeros((8, 8), np.uint8))
         (out / "result.json").write_text(json.dumps({"expressions": [{"id": 0}]}))
         return 0
 
     monkeypatch.setattr(cli, "main", segment)
-    monkeypatch.setattr(demo, "SAMPLE", sample)
+    out = samples / "out"
     assert demo.main(["--out", str(out)]) == 0
-    request = [str(sample / "sample.mp4"), "the left dog"]
-    assert asked == ["segment", *request, "--model", "tiny", "--out", str(out)]
-    printed = capsys.readouterr().out
-    assert f"overlay: {out / 'overlay.mp4'}" in printed and "J 0.667" in printed
+    clips = [str(samples / name / "sample.mp4") for name in ("dog", "swan")]
+    assert asked == [
+        ["segment", clips[0], "the left dog", "--out", str(out / "real")],
+        ["segment", clips[1], "the left swan", "--out", str(out / "drawn"), "--model", "m"],
+    ]
+    real, drawn = capsys.readouterr().out.split("\n\n", 1)
+    assert "J 0.667" in real and "J 1.000" in drawn
+
+
+def test_demo_stops_with_the_status_of_what_fails(samples, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "main", lambda argv: 2)
+    assert demo.main(["--out", str(samples / "out")]) == 2
+    assert "the left swan" not in capsys.readouterr().out
+
+
+def test_demo_starts_with_a_real_picture_and_the_default_model():
+    photo, sprites = demo.DEMOS
+    assert photo.sample.parent.name == "photos" and photo.model is None
+    assert sprites.sample == demo.SAMPLE and sprites.model == "tiny"
+    assert all((d.sample / "sample.mp4").is_file() for d in demo.DEMOS)

@@ -195,14 +195,14 @@ def test_the_app_answers_from_the_folder(run_in, tmp_path, monkeypatch):
         assert httpx.get(server.url, trust_env=False, timeout=PATIENCE).status_code == 200
         client = server.client(tmp_path / "downloads")
         _, _, result = client.predict(
-            video=handle_file(run_in / "space" / "examples" / "swans.mp4"),
-            expressions="the leftmost swan\nthe sheep",
+            video=handle_file(run_in / "space" / "examples" / "cat.mp4"),
+            expressions="the cat\nthe sheep",
             key_frames=1,
             end=0.25,
             api_name="/segment",
         )
         client.submit(  # stopped in the middle of this, it leaves nothing
-            video=handle_file(run_in / "space" / "examples" / "swans.mp4"),
+            video=handle_file(run_in / "space" / "examples" / "cat.mp4"),
             expressions="\n".join("abcdefgh"),
             api_name="/segment",
         )
@@ -211,7 +211,7 @@ def test_the_app_answers_from_the_folder(run_in, tmp_path, monkeypatch):
         server.stop()
     assert not [*server.work.iterdir(), *server.files.iterdir()]
     answers = result["expressions"]
-    assert [answer["text"] for answer in answers] == ["the leftmost swan", "the sheep"]
+    assert [answer["text"] for answer in answers] == ["the cat", "the sheep"]
     assert all(answer["found"] in (True, False) for answer in answers)
     modules = loaded(server.log.read_text())
     assert {f"{run_in}/space/answer.py", f"{run_in}/modeling_findtrack/finder.py"} <= modules

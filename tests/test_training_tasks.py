@@ -25,7 +25,7 @@ from training.averaging import MovingAverage
 from training.config import read_config
 from training.embedding_cache import EmbeddingCache, encoder_digest
 from training.expressions import vocabulary
-from training.frame_batch import encode, frame_tensors, vision_encoder
+from training.frame_batch import Reads, encode, frame_tensors, vision_encoder
 from training.learner import Learner, build_objectives
 from training.losses import hard_iou, mask_bce, mask_dice, mask_terms, weighted_sum
 from training.new_words import add_new_words
@@ -84,7 +84,7 @@ def learner_of(stage: str, model, processor, source) -> Learner:
 def batches_of(learner: Learner, stage: str, source, count: int = 2, first: int = 0) -> dict:
     tasks = read_config(CONFIGS / f"{stage}.yaml").tasks
     return {
-        name: learner.objectives[name].collator(True)(drawn(source, task, count, first))
+        name: learner.objectives[name].collator(Reads(True))(drawn(source, task, count, first))
         for name, task in tasks.items()
     }
 
@@ -265,7 +265,7 @@ def find_blocks(request, base, monkeypatch):
     """The objective at either resolution, a batch of two sizes, and right answers to it."""
     task = config.FindTask(weights={"bce": 1.0}, pairs=4, resolution=request.param)
     objective = find_task.FindObjective(task, base[1])
-    batch = objective.collator(True)([blocks(), blocks((96, 160))])
+    batch = objective.collator(Reads(True))([blocks(), blocks((96, 160))])
     return objective, batch, Answers(monkeypatch, batch)
 
 
@@ -316,7 +316,7 @@ def test_masks_are_compared_at_the_size_asked_for(base, monkeypatch):
     for resolution in ("logits", "source"):
         task = config.FindTask(weights={"bce": 1.0}, resolution=resolution)
         objective = find_task.FindObjective(task, base[1])
-        batch = objective.collator(True)(samples)
+        batch = objective.collator(Reads(True))(samples)
         assert ("source" in batch) == (resolution == "source")
         answers = Answers(monkeypatch, batch)
         if logits is None:
@@ -338,7 +338,7 @@ def test_masks_are_compared_at_the_size_asked_for(base, monkeypatch):
 
 def test_right_masks_from_boxes_cost_nothing(base, monkeypatch):
     objective = box_task.BoxObjective(config.BoxTask(weights={"bce": 1.0}), base[1])
-    batch = objective.collator(True)([blocks(), blocks((96, 160))])
+    batch = objective.collator(Reads(True))([blocks(), blocks((96, 160))])
     right = 40 * (2 * batch["target"] - 1)
     answer = [right, torch.ones(4), torch.full((4,), 40.0)]
     monkeypatch.setattr(box_task, "_decode", lambda *_: tuple(answer))
@@ -359,7 +359,7 @@ def clip_of_blocks(length: int = 3) -> ClipSample:
 
 def test_right_masks_in_a_clip_cost_nothing_and_absent_ones_train_presence_alone(base, monkeypatch):
     objective = track_task.TrackObjective(config.TrackTask(weights={"bce": 1.0}), base[1])
-    batch = objective.collator(True)([clip_of_blocks()])
+    batch = objective.collator(Reads(True))([clip_of_blocks()])
     assert batch["present"].tolist() == [[1, 1, 1], [1, 1, 0]]
     raw = 40 * (2 * batch["target"] - 1)  # (N, T, s, s)
 
@@ -389,7 +389,7 @@ def test_right_masks_in_a_clip_cost_nothing_and_absent_ones_train_presence_alone
 
 def test_find_batches_hold_the_target_of_every_sentence(base, source):
     samples = drawn(source, config.FindTask(pairs=3), 5)
-    batch = find_task.FindCollator(base[1], True, keep_source=True)(samples)
+    batch = find_task.FindCollator(base[1], Reads(True), keep_source=True)(samples)
     assert batch["pixels"].shape == (5, 3, 192, 192) and batch["beit3"].shape == (5, 3, 128, 128)
     assert batch["frame"].tolist() == [i for i in range(5) for _ in range(3)]
     pairs = [(sample, pair) for sample in samples for pair in sample.pairs]
@@ -411,7 +411,7 @@ def test_find_batches_hold_the_target_of_every_sentence(base, source):
 
 def test_box_prompts_stay_at_their_objects(base, source):
     samples = drawn(source, config.BoxTask(), 6)
-    collator = box_task.BoxCollator(base[1], True, 4)
+    collator = box_task.BoxCollator(base[1], Reads(True), 4)
     batch = collator(samples)
     assert float(batch["weight"].sum()) == pytest.approx(1)
     assert torch.bincount(batch["frame"]).tolist() == [
@@ -487,7 +487,7 @@ def test_noun_cells_are_labelled_where_their_object_is(base):
 def test_cells_are_told_apart_by_the_words_of_their_nouns(base, monkeypatch):
     """Cells with a noun and cells without count in a loss each."""
     objective = NounObjective(base[1], ["car", "dog"], 3)
-    batch = objective.collator(True)([blocks(), blocks((96, 160))])
+    batch = objective.collator(Reads(True))([blocks(), blocks((96, 160))])
     with torch.no_grad():
         objective.background.copy_(torch.tensor([0.0, 0.0, 1.0]))
         objective.scale.fill_(40.0)
@@ -566,7 +566,7 @@ def test_a_weight_of_zero_leaves_a_loss_out(made, source):
     task = config.FindTask(weights={"bce": 1.0, "ground": 0.0})
     objective = find_task.FindObjective(task, processor)
     learner = Learner(model, {"find": objective}, {"find": task})
-    losses = learner({"find": objective.collator(True)(drawn(source, task, 1))})
+    losses = learner({"find": objective.collator(Reads(True))(drawn(source, task, 1))})
     assert set(losses) == {"find/bce", "total"} and losses["total"] == losses["find/bce"]
 
 
@@ -614,7 +614,7 @@ def files(tmp_path, source) -> list[FrameSample]:
 def find_losses(model, processor, samples, cache=None) -> dict:
     objective = find_task.FindObjective(config.FindTask(pairs=2), processor, cache)
     with torch.no_grad():
-        return objective(model, objective.collator(True)(samples))
+        return objective(model, objective.collator(Reads(True))(samples))
 
 
 def cache_of(model, processor, folder: Path) -> EmbeddingCache:

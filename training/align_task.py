@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .frame_batch import Reads
 from .samples import FrameSample
 
 SMALLEST = 20  # visible pixels of a region
@@ -76,7 +77,7 @@ class AlignObjective(nn.Module):
         self.processor, self.names = processor, tuple(nouns)
         self.nouns = nn.Linear(width, len(nouns)) if nouns else None
 
-    def collator(self, shared: bool) -> AlignCollator:
+    def collator(self, reads: Reads) -> AlignCollator:
         """What makes this task's batches."""
         return AlignCollator(self.processor, self.names)
 

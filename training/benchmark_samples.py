@@ -1,4 +1,5 @@
-"""Training samples from benchmarks with masks: Ref-YouTube-VOS, MeViS, Ref-DAVIS17, Ref-Sprites.
+"""Training samples from benchmarks with masks: Ref-YouTube-VOS, MeViS, Ref-DAVIS17, Ref-Sprites,
+folders of videos.
 
 One item is one (video, expression). Its frame is drawn uniformly from the whole video, anew in
 every epoch; the official code takes the earliest of five, which favours the beginnings of videos.
@@ -8,9 +9,9 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
 from eval.benchmarks.base import Benchmark, decode_mask
+from eval.benchmarks.frames import read_frames
 
 from .samples import ClipSample, FrameSample, Pair, Place
 
@@ -88,7 +89,7 @@ class BenchmarkSource:
         """
         rng = self._rng(FRAME, place)
         row = self._row(place.item)
-        t = int(rng.integers(len(row["frames"])))
+        t = int(rng.integers(len(row["frame_names"])))
         own = self.companions[self.videos[place.item]]
         others = [i for i in own if i != place.item]
         rng.shuffle(others)
@@ -101,14 +102,15 @@ class BenchmarkSource:
             item = place.item if n == 0 or not others else others[(n - 1) % len(others)]
             chosen.append(self._pair(item, t, masks, nouns))
         size = (row["height"], row["width"])
-        path = row["frames"][t]["path"]
+        path, number = _file(row, t)
         return FrameSample(
             name=f"video {row['video_id']} frame {row['frame_names'][t]}",
-            frame=_read(path, size),
+            frame=_read(row, [t])[0],
             masks=np.array(masks, dtype=bool).reshape(-1, *size),
             pairs=tuple(chosen),
             nouns=tuple(nouns),
             path=path,
+            number=number,
             seed=int(rng.integers(2**32)),
         )
 
@@ -128,7 +130,7 @@ class BenchmarkSource:
         row = self._row(item)
         if not row["obj_ids"]:
             return None
-        count = len(row["frames"])
+        count = len(row["frame_names"])
         least = max(SMALLEST, SMALLEST_SHARE * row["height"] * row["width"])
         for _ in range(TRIES):
             start, stride = int(rng.integers(count)), int(rng.choice(strides))
@@ -151,8 +153,7 @@ class BenchmarkSource:
             if any(np.array_equal(first, known[0]) for known in masks):
                 continue  # another sentence about the same object
             masks.append([decode_mask(companion, t) for t in times])
-        size = (row["height"], row["width"])
-        frames = np.stack([_read(row["frames"][t]["path"], size) for t in times])
+        frames = np.stack(_read(row, times.tolist()))
         name = f"video {row['video_id']} frames {row['frame_names'][start]}.."
         return ClipSample(name, frames, np.array(masks), int(rng.integers(2**32)))
 
@@ -194,17 +195,23 @@ def _content(text: str) -> frozenset[str]:
     return frozenset(w.removesuffix("s") for w in words if w not in _EMPTY_WORDS)
 
 
-def _read(path: str, size: tuple[int, int]) -> np.ndarray:
-    """(H, W, 3) uint8 RGB.
+def _file(row: dict, t: int) -> tuple[str, int | None]:
+    """The file that frame `t` lies in, and which of its frames it is where that is a video."""
+    if row.get("video_file") is None:
+        return row["frames"][t]["path"], None
+    return row["video_file"], row["first_frame"] + t
+
+
+def _read(row: dict, times: Sequence[int]) -> list[np.ndarray]:
+    """The frames at `times`, each (H, W, 3) uint8 RGB.
 
     Raises:
-        ValueError: The image is damaged or of another size than its masks.
+        ValueError: One is damaged, or of another size than its masks.
     """
-    try:
-        with Image.open(path) as image:
-            frame = np.array(image.convert("RGB"))
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{path}: the frame cannot be read ({error})") from error
-    if frame.shape[:2] != tuple(size):
-        raise ValueError(f"{path}: the frame is {frame.shape[:2]}, its masks are {size}")
-    return frame
+    frames = read_frames(row, times)
+    size = (row["height"], row["width"])
+    for t, frame in zip(times, frames, strict=True):
+        if frame.shape[:2] != size:
+            path, _ = _file(row, t)
+            raise ValueError(f"{path}: the frame is {frame.shape[:2]}, its masks are {size}")
+    return frames

@@ -13,7 +13,7 @@ from modeling_findtrack.finder import FinderImages
 
 from . import config
 from .find_task import upsampled
-from .frame_batch import encode, frame_tensors
+from .frame_batch import Reads, encode, frame_tensors
 from .losses import hard_iou, mask_terms, presence_bce, weighted_sum
 from .samples import FrameSample
 from .targets import as_tensor, boxes_of, coverage, finder_targets
@@ -26,8 +26,8 @@ JITTER_MOST = 0.0625
 class BoxCollator:
     """Samples -> tensors; prompts are drawn from each sample's own seed."""
 
-    def __init__(self, processor, shared: bool, objects: int):
-        self.processor, self.shared, self.objects = processor, shared, objects
+    def __init__(self, processor, reads: Reads, objects: int):
+        self.processor, self.reads, self.objects = processor, reads, objects
 
     def __call__(self, samples: Sequence[FrameSample]) -> dict:
         """Adds to `frame_tensors`: `frame` (P,), `target` (P, s, s), `weight` (P,) that adds up to
@@ -53,7 +53,7 @@ class BoxCollator:
             parts["boxes"].append(boxes.clamp(0, 1) * self.processor.finder_size)
             parts["heat"].append(heat)
             parts["use_box"].append(torch.from_numpy(rng.random(count) < 0.5))
-        batch = frame_tensors(samples, self.processor, self.shared)
+        batch = frame_tensors(samples, self.processor, self.reads)
         return batch | {name: torch.cat(values) for name, values in parts.items()}
 
 
@@ -64,9 +64,9 @@ class BoxObjective(nn.Module):
         super().__init__()
         self.processor, self.objects = processor, task.objects
 
-    def collator(self, shared: bool) -> BoxCollator:
+    def collator(self, reads: Reads) -> BoxCollator:
         """What makes this task's batches."""
-        return BoxCollator(self.processor, shared, self.objects)
+        return BoxCollator(self.processor, reads, self.objects)
 
     def forward(self, model, batch: dict) -> dict[str, Tensor]:
         """Unweighted terms, means over the objects of a frame, then over frames."""

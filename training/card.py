@@ -29,6 +29,7 @@ TITLES = {  # of the benchmarks, as people write them
     "ref-davis17": "Ref-DAVIS17",
     "mevis": "MeViS",
     "ref-sprites": "Ref-Sprites",
+    "video-folder": "Video folder",
 }
 MEVIS_LICENCE = "cc-by-nc-sa-4.0"
 BAR = r"\|"  # in a table's cell

@@ -39,6 +39,18 @@ class SceneData:
 
 
 @dataclass
+class PhotoData:
+    """Real pictures of a prepared folder (`training.photos.prepare`), changed as training goes."""
+
+    root: str = "data/photos"
+    side: int = 320  # pixels of the square frames, and of the clips
+    mosaic: float = 0.15  # share of the frames that are made of four pictures
+    pasted: float = 0.15  # share onto which cut-outs are pasted
+    named: float = 0.3  # share of the pictures whose one object a network cut out
+    steps_per_epoch: int = 1000
+
+
+@dataclass
 class Augment:
     """Changes made to frame, masks and sentence together."""
 
@@ -82,6 +94,12 @@ class NounTask(Task):
 
 
 @dataclass
+class WordTask(Task):
+    """Nouns are found all over the picture by the word map, which needs no sentence. Terms: dense
+    (BCE), dice (of the nouns shown), which (one noun is chosen inside each mask)."""
+
+
+@dataclass
 class BoxTask(Task):
     """Objects from a jittered box or a coarse heat map. Terms: bce, dice, iou, presence."""
 
@@ -120,6 +138,7 @@ class Optimizer:
     """AdamW and its schedule; fractions are of all steps."""
 
     lr: float = 5e-6
+    slow: dict[str, float] = field(default_factory=dict)  # beginnings of names -> factor of `lr`
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     weight_decay: float = 0.01
     warmup: int = 0  # steps
@@ -156,6 +175,7 @@ class Config:
 
     benchmarks: list[BenchmarkData] = field(default_factory=list)  # one or more, or
     scenes: SceneData | None = None
+    photos: PhotoData | None = None
     augment: Augment = field(default_factory=Augment)
     embedding_cache: str | None = None  # folder for the embeddings of a frozen vision encoder
     embedding_cache_gigabytes: float = 200.0  # it grows to; other frames are encoded every time
@@ -164,6 +184,7 @@ class Config:
     find: FindTask | None = None
     ground: GroundTask | None = None
     nouns: NounTask | None = None
+    words: WordTask | None = None
     boxes: BoxTask | None = None
     align: AlignTask | None = None
     track: TrackTask | None = None
@@ -198,11 +219,12 @@ class Config:
         return {name: task for name in TASKS if (task := getattr(self, name)) is not None}
 
 
-TASKS = ("find", "ground", "nouns", "boxes", "align", "track")
+TASKS = ("find", "ground", "nouns", "words", "boxes", "align", "track")
 _TERMS = {
     "find": {"bce", "dice", "iou", "presence", "ground"},
     "ground": {"ground", "presence", "box"},
     "nouns": {"noun", "background"},
+    "words": {"dense", "dice", "which"},
     "boxes": {"bce", "dice", "iou", "presence"},
     "align": {"within", "across", "noun"},
     "track": {"bce", "dice", "iou", "presence"},
@@ -222,7 +244,9 @@ _RANGES = {
     **dict.fromkeys(("find.pairs", "ground.pairs", "align.pairs", "lora.rank"), (1, math.inf)),
     **dict.fromkeys(("boxes.objects", "track.objects"), (1, math.inf)),
     **dict.fromkeys(("validation.videos", "validation.key_frames"), (1, math.inf)),
-    **dict.fromkeys(("scenes.steps_per_epoch",), (1, math.inf)),
+    **dict.fromkeys(("scenes.steps_per_epoch", "photos.steps_per_epoch"), (1, math.inf)),
+    **dict.fromkeys(("photos.mosaic", "photos.pasted", "photos.named"), (0, 1)),
+    **dict.fromkeys(("photos.side",), (32, math.inf)),
     **dict.fromkeys(("optimizer.warmup", "optimizer.weight_decay"), (0, math.inf)),
     **dict.fromkeys(("optimizer.hold", "optimizer.final"), (0, 1)),
 }
@@ -304,8 +328,8 @@ def check(config: Config, origin: str = "the configuration") -> None:
 
     need(bool(config.tasks), f"no task: give one of {', '.join(TASKS)}")
     need(
-        bool(config.benchmarks) != (config.scenes is not None),
-        "give either benchmarks or scenes to train on",
+        bool(config.benchmarks) + (config.scenes is not None) + (config.photos is not None) == 1,
+        "give either benchmarks, scenes or photos to train on",
     )
     for data in [*config.benchmarks, *([config.validation] if config.validation else [])]:
         from eval.benchmarks import BENCHMARKS  # not at the top: it takes a second
@@ -327,6 +351,7 @@ def check(config: Config, origin: str = "the configuration") -> None:
             "validate_every must be a multiple of checkpoint_every, which it needs: checkpoints "
             "are validated",
         )
+    need(all(f > 0 for f in config.optimizer.slow.values()), "optimizer.slow: factors above 0")
     need(config.augment.crop <= 1, "augment.crop must be at most 1")
     need(0 <= config.ema < 1, "ema must be at least 0 and below 1")
     need(bool(config.train) or config.lora is not None, "nothing to train: fill in `train`")
@@ -375,12 +400,16 @@ def check(config: Config, origin: str = "the configuration") -> None:
             "track.strides: give steps of at least 1 frame",
         )
     only_scenes = [name for name in ("nouns", "boxes") if getattr(config, name) is not None]
-    if config.scenes is None:
+    need(
+        config.words is None or config.photos is not None,
+        "words: only photos say which nouns are absent",
+    )
+    if config.scenes is None and config.photos is None:
         need(not only_scenes, f"{', '.join(only_scenes)}: only scenes can teach that")
-        need(config.heldout == 0, "heldout: only scenes have unseen samples without end")
+        need(config.heldout == 0, "heldout: only scenes and photos have unseen samples")
         named = config.align is not None and config.align.weights.get("noun")
         need(not named, "align.weights.noun: only scenes name their objects")
-    else:
+    if config.scenes is not None:
         need(0 <= config.scenes.textured < 1, "scenes.textured must be at least 0 and below 1")
     augmented = config.augment.flip or config.augment.colour or config.augment.crop < 1
     if config.embedding_cache is not None:

@@ -10,7 +10,7 @@ from eval.benchmarks import load_benchmark
 from eval.benchmarks.base import Benchmark
 
 from .benchmark_samples import BenchmarkSource
-from .config import BenchmarkData, Config, SceneData, Validation
+from .config import BenchmarkData, Config, PhotoData, SceneData, Validation
 from .samples import Source
 from .wording import counted
 
@@ -52,6 +52,8 @@ def load_data(config: Config, say: Callable[[str], None]) -> Data:
     judge = None if config.validation is None else _judge(config.validation)
     if config.scenes is not None:
         return _scenes(config.scenes, config.seed, judge)
+    if config.photos is not None:
+        return _photos(config.photos, config.seed, judge)
     splits = [_training_split(b, config.validation, judge, say) for b in config.benchmarks]
     source = BenchmarkSource(splits, config.seed)
     return Data(source, None, (), source.texts, judge)
@@ -75,6 +77,16 @@ def _scenes(scenes: SceneData, seed: int, judge: Judge | None) -> Data:
     return Data(source, heldout, bank.nouns, vocabulary(bank), judge)
 
 
+def _photos(photos: PhotoData, seed: int, judge: Judge | None) -> Data:
+    from .photos.sentences import words
+    from .photos.source import PhotoSource
+
+    how = {name: getattr(photos, name) for name in ("mosaic", "pasted", "named")}
+    source = PhotoSource(photos.root, seed, photos.side, **how)
+    heldout = PhotoSource(photos.root, HELDOUT_SEED, photos.side, split="val", plain=True)
+    return Data(source, heldout, source.nouns, words(), judge)
+
+
 def _judge(how: Validation) -> Judge:
     """Videos spread over a split."""
     benchmark = _load(how)
@@ -91,10 +103,11 @@ def _training_split(
 ) -> Benchmark:
     """A split without the videos that validation is measured on."""
     split = _load(data)
-    place = (data.name, Path(data.root).resolve(), data.split)
-    if how is None or how.seen or place != (how.name, Path(how.root).resolve(), how.split):
+    if how is None or how.seen or not _may_share(data, how, split):
         return split
     kept = [video for video in split.videos if video not in judge.videos]
+    if len(kept) == len(split.videos):
+        return split
     if not kept:
         raise ValueError(
             f"validation takes all of {data.name} {data.split}, "
@@ -103,3 +116,10 @@ def _training_split(
         )
     say(f"kept apart for validation: {counted(len(split.videos) - len(kept), 'video')}")
     return _load(data, videos=kept)
+
+
+def _may_share(data: BenchmarkData, how: Validation, split: Benchmark) -> bool:
+    """Whether videos of a training split may be among those of validation."""
+    if (data.name, Path(data.root).resolve()) != (how.name, Path(how.root).resolve()):
+        return False
+    return data.split == how.split or split.splits_overlap

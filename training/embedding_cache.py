@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class EmbeddingCache:
-    """Maps an image file, an encoder and the precision it runs in to its output.
+    """Maps a frame's file, an encoder and the precision it runs in to its output.
 
     Args:
         folder: Made if need be; processes and runs may share it.
@@ -40,21 +40,21 @@ class EmbeddingCache:
 
     def levels(
         self,
-        paths: Sequence[str],
+        frames: Sequence[tuple[str, int | None]],
         pixels: Tensor,
         run: Callable[[Tensor], tuple[Tensor, ...]],
     ) -> tuple[Tensor, ...]:
         """The features of B frames, from disk where they are there.
 
         Args:
-            paths: B image files.
+            frames: B image files, each with None, or video files with the number of the frame.
             pixels: (B, 3, S, S), what the encoder is given of them, in its dtype.
             run: The encoder.
         """
         device = pixels.device.type
         autocast = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if autocast else pixels.dtype
-        files = [self._file(path, dtype) for path in paths]
+        files = [self._file(path, number, dtype) for path, number in frames]
         known = [self._read(file, pixels.device) for file in files]
         missing = [i for i, levels in enumerate(known) if levels is None]
         self.hits += len(files) - len(missing)
@@ -66,9 +66,10 @@ class EmbeddingCache:
                 self._keep(files[i], known[i])
         return tuple(torch.cat(level) for level in zip(*known, strict=True))
 
-    def _file(self, path: str, dtype: torch.dtype) -> Path:
+    def _file(self, path: str, number: int | None, dtype: torch.dtype) -> Path:
         status = os.stat(path)
         image = f"{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}"
+        image += "" if number is None else f"\0{number}"
         facts = f"{self.digest}\0{dtype}\0{image}"
         name = hashlib.sha256(facts.encode()).hexdigest()
         return self.folder / name[:2] / f"{name}.safetensors"

@@ -11,6 +11,7 @@ from accelerate.utils import gather_object, send_to_device
 from torch import Tensor
 
 from eval.benchmarks.base import decode_mask
+from eval.benchmarks.frames import open_frames
 from eval.conventions import per_expression
 
 from .averaging import MovingAverage
@@ -77,7 +78,7 @@ def train_one_epoch(
     for step in range(first, stop):
         rate = learning_rate(config.optimizer, step, training.total)
         for group in training.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("factor", 1.0)
         report = Report(step + 1, rate, None)
         for _ in range(training.share.accumulate):
             batches = {
@@ -184,12 +185,11 @@ def evaluate(
 
 def _answers(rows: list[dict], model, processor, key_frames) -> list[tuple]:
     """Of every expression of a video: has a target, J, F, answered with empty masks."""
-    frames = [frame["path"] for frame in rows[0]["frames"]]
     texts = [row["expression"] for row in rows]
-    tracks = model.segment(frames, texts, processor=processor, key_frames=key_frames)
+    tracks = model.segment(open_frames(rows[0]), texts, processor=processor, key_frames=key_frames)
     answers = []
     for row, track in zip(rows, tracks, strict=True):
-        truth = (decode_mask(row, t) for t in range(len(frames)))
+        truth = (decode_mask(row, t) for t in range(len(row["frame_names"])))
         scores = per_expression(iter(track.masks), truth)
         empty = not track.masks.areas().any()
         answers.append((bool(row["obj_ids"]), scores.j_mean, scores.f_mean, empty))

@@ -6,9 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modeling_findtrack.finder import FinderImages
+
 from . import config
 from .embedding_cache import EmbeddingCache
-from .frame_batch import encode, frame_tensors, sentence_tensors
+from .frame_batch import Reads, encode, frame_tensors, sentence_tensors
 from .losses import grounding_bce, hard_iou, mask_terms, presence_bce, weighted_sum
 from .samples import FrameSample
 from .targets import as_tensor, boxes_of, coverage, finder_targets
@@ -19,21 +21,21 @@ class FindCollator:
 
     Args:
         processor: The model's processor.
-        shared: Whether the finder reads the tracker's features.
+        reads: What the finder reads of a frame.
         keep_source: Whether masks at source size are needed as well.
     """
 
-    def __init__(self, processor, shared: bool, keep_source: bool = False):
-        self.processor, self.shared, self.keep_source = processor, shared, keep_source
+    def __init__(self, processor, reads: Reads, keep_source: bool = False):
+        self.processor, self.reads, self.keep_source = processor, reads, keep_source
 
     def __call__(self, samples: Sequence[FrameSample]) -> dict:
         """Adds to `frame_tensors` and `sentence_tensors`:
 
-        `target` (P, s, s) covered fractions, `cells` (P, g, g) likewise over BEiT-3's tokens,
+        `target` (P, s, s) covered fractions, `cells` (P, g, g) likewise over the heat map,
         `boxes` (P, 4), `present` (P,), and `source`, P masks (H, W), if they are kept.
         """
         side = self.processor.finder_size // 4
-        cells = self.processor.beit3_size // 16
+        cells = self.reads.cells(self.processor)
         source, low, coarse = [], [], []
         for sample in samples:
             # Clamped by construction: the union of a sentence's objects, never their sum.
@@ -41,7 +43,7 @@ class FindCollator:
             source += list(masks)
             low.append(finder_targets(masks, self.processor, side))
             coarse.append(coverage(masks, (cells, cells)))
-        batch = frame_tensors(samples, self.processor, self.shared)
+        batch = frame_tensors(samples, self.processor, self.reads)
         batch |= sentence_tensors(samples, self.processor)
         batch |= {
             "target": torch.cat(low),
@@ -62,9 +64,9 @@ class FindObjective(nn.Module):
         self.at_source = task.resolution == "source"
         self.processor, self.cache = processor, cache
 
-    def collator(self, shared: bool) -> FindCollator:
+    def collator(self, reads: Reads) -> FindCollator:
         """What makes this task's batches."""
-        return FindCollator(self.processor, shared, self.at_source)
+        return FindCollator(self.processor, reads, self.at_source)
 
     def forward(self, model, batch: dict) -> dict[str, Tensor]:
         """Unweighted terms, means over all sentences; absent targets train presence alone."""
@@ -120,15 +122,15 @@ class GroundObjective(nn.Module):
         self.processor = processor
         self.box = nn.Linear(width, 4)
 
-    def collator(self, shared: bool) -> FindCollator:
+    def collator(self, reads: Reads) -> FindCollator:
         """What makes this task's batches."""
-        return FindCollator(self.processor, shared)
+        return FindCollator(self.processor, reads)
 
     def forward(self, model, batch: dict) -> dict[str, Tensor]:
         """Unweighted terms, means over all sentences."""
         first, heat = ground(model, batch)
         everyone = torch.full_like(batch["present"], 1 / len(batch["present"]))
-        presence = model.finder.presence_head(first)[:, 0].float()
+        presence = model.finder.presence(first, heat).float()
         distance = (self.box(first).float() - batch["boxes"]).abs().mean(dim=1)
         terms = {
             "ground": grounding_bce(heat, batch["cells"]),
@@ -144,7 +146,7 @@ class GroundObjective(nn.Module):
         there = batch["present"].bool()
         peak = heat.flatten(1).argmax(dim=1, keepdim=True)
         hit = batch["cells"].flatten(1).gather(1, peak)[:, 0] > 0.2
-        right = (model.finder.presence_head(first)[:, 0] > 0) == there
+        right = (model.finder.presence(first, heat) > 0) == there
         return {
             "peak on target": (float(hit[there].sum()), int(there.sum())),
             "presence right": (float(right.sum()), len(there)),
@@ -153,18 +155,30 @@ class GroundObjective(nn.Module):
 
 def run_finder(model, batch: dict, cache: EmbeddingCache | None = None):
     """The finder's `FinderOutput` about the sentences of a batch."""
-    levels = encode(model, batch, cache)
-    images = model.finder.prepare(levels, batch["beit3"].to(levels[0].dtype))
+    images = prepare(model, batch, cache)
     return model.finder(images.select(batch["frame"]), batch["input_ids"], batch["attention_mask"])
 
 
 def ground(model, batch: dict) -> tuple[Tensor, Tensor]:
     """BEiT-3's class token (P, D) and heat map (P, g, g) float32, without any mask decoder."""
-    beit3 = model.finder.beit3
-    pixels = batch["beit3"].to(beit3.text_embed.weight.dtype)
-    tokens = beit3.embed_image(pixels)[batch["frame"]]
-    fused = beit3(tokens, batch["input_ids"], batch["attention_mask"])
-    return fused[:, 0], model.finder.heat_map(fused[:, 1 : tokens.shape[1]]).float()
+    finder = model.finder
+    if finder.word_map is None:
+        # The mask decoder's inputs are not needed, and the vision encoder neither.
+        pixels = batch["beit3"].to(finder.beit3.text_embed.weight.dtype)
+        images = FinderImages(pixels, (), finder.beit3.embed_image(pixels))
+    else:
+        images = prepare(model, batch)
+    fused, heat = finder.ground(
+        images.select(batch["frame"]), batch["input_ids"], batch["attention_mask"]
+    )
+    return fused[:, 0], heat.float()
+
+
+def prepare(model, batch: dict, cache: EmbeddingCache | None = None) -> FinderImages:
+    """What the finder knows of the frames of a batch before it reads a sentence."""
+    levels = encode(model, batch, cache)
+    beit3 = batch.get("beit3")
+    return model.finder.prepare(levels, None if beit3 is None else beit3.to(levels[0].dtype))
 
 
 def upsampled(logits: Tensor, side: int) -> Tensor:

@@ -14,6 +14,7 @@ from .embedding_cache import EmbeddingCache
 from .find_task import FindObjective, GroundObjective
 from .noun_task import NounObjective
 from .track_task import TrackObjective
+from .word_task import WordObjective
 
 
 class Learner(nn.Module):
@@ -96,8 +97,12 @@ def build_objectives(
         objectives["ground"] = GroundObjective(config.ground, processor, beit3.hidden_size)
     if config.nouns is not None:
         objectives["nouns"] = NounObjective(processor, nouns, beit3.hidden_size)
+    if config.words is not None:
+        need("words", model.finder.word_map is not None, "word map")
+        objectives["words"] = WordObjective(processor, nouns)
     if config.boxes is not None:
         need("boxes", model.finder.is_sam2, "SAM 2 finder")
+        need("boxes", model.finder.word_map is None, "decoder that works without its heat map")
         objectives["boxes"] = BoxObjective(config.boxes, processor)
     if config.align is not None:
         need("align", model.aligner is not None, "aligner")

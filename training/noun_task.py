@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .frame_batch import Reads
 from .samples import FrameSample
 from .targets import as_tensor, coverage
 
@@ -61,7 +62,7 @@ class NounObjective(nn.Module):
         self.background = nn.Parameter(torch.zeros(width))
         self.scale = nn.Parameter(torch.tensor(0.1))
 
-    def collator(self, shared: bool) -> NounCollator:
+    def collator(self, reads: Reads) -> NounCollator:
         """What makes this task's batches."""
         return NounCollator(self.processor, self.nouns)
 

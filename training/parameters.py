@@ -1,7 +1,7 @@
 """Which parameters a run trains, and where the others come from."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -38,6 +38,31 @@ def choose_trained(model: nn.Module, beginnings: Sequence[str]) -> list[str]:
             f"train: the model has no parameter {unused[0]!r}; its parts are {', '.join(parts)}"
         )
     return trained
+
+
+def rate_groups(learner: nn.Module, slow: Mapping[str, float]) -> list[dict]:
+    """Parameter groups of what learns, by how fast.
+
+    Args:
+        learner: Holds the model as `model`.
+        slow: Beginnings of names of the model's parameters -> `factor` of the learning rate.
+
+    Raises:
+        ValueError: A beginning that fits nothing that learns.
+    """
+    groups: dict[str, list] = {"": []} | {beginning: [] for beginning in slow}
+    for name, parameter in learner.named_parameters():
+        if parameter.requires_grad:
+            name = name.removeprefix("model.")
+            fits = [b for b in slow if name == b or name.startswith(b.rstrip(".") + ".")]
+            groups[max(fits, key=len, default="")].append(parameter)
+    if unused := [b for b in slow if not groups[b]]:
+        raise ValueError(f"optimizer.slow: nothing that is trained begins with {unused[0]!r}")
+    return [
+        {"params": found, "factor": slow.get(beginning, 1.0)}
+        for beginning, found in groups.items()
+        if found
+    ]
 
 
 def add_lora(model: nn.Module, lora: Lora) -> list[str]:

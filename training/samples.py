@@ -35,7 +35,10 @@ class FrameSample:
     masks: np.ndarray  # (O, H, W) bool, what is visible; O may be 0
     pairs: tuple[Pair, ...]
     nouns: tuple[str, ...] = ()  # per object, "" if it has none; () where nobody says
+    absent: tuple[str, ...] = ()  # nouns that nothing in the frame is
+    partial: tuple[str, ...] = ()  # nouns that more may be in the frame than is annotated
     path: str | None = None  # of the frame's file, if it is that file's content unchanged
+    number: int | None = None  # of the frame in that file, where it is a video
     seed: int = 0  # of what is drawn for this sample later on
 
     def target(self, pair: Pair) -> np.ndarray:

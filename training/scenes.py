@@ -63,6 +63,8 @@ class SceneSampler:
         moving_camera: Share of the clips with camera motion.
         warp: Share of the objects and occluders that bend from frame to frame.
         crossing: Share of the clips in which two objects, twins if there are any, cross paths.
+        sizes: Smallest and largest side of a sprite, in short sides of the frame; while it moves it
+            may grow by a third beyond.
         mixed: Whether about half of a scene's nouns, and at least one, are new ones of the bank,
             and so with the nouns of no-target sentences. Otherwise all nouns are equally likely.
     """
@@ -76,6 +78,7 @@ class SceneSampler:
     moving_camera: float = 0.55
     warp: float = 0.0
     crossing: float = 0.0
+    sizes: tuple[float, float] = (0.12, 0.45)
     mixed: bool = False
     _rng: np.random.Generator = field(init=False, repr=False)
     _canvases: Sequence[Canvas] = field(init=False, repr=False, default_factory=list)
@@ -164,19 +167,20 @@ class SceneSampler:
         nouns = self._pick_nouns()
         style = self.styles[int(rng.integers(len(self.styles)))]
         shadow = rng.random() < 0.3
-        size = _sample_size(rng)
+        size = _sample_size(rng, self.sizes)
         layers, anchors, headings = [], [], {}
         for noun in nouns:
             if not (noun and noun in headings):
-                size = _sample_size(rng)
+                size = _sample_size(rng, self.sizes)
             elif rng.random() < 0.6:  # twins often differ, so that size words have work to do
-                size = _other_size(rng, size)
+                size = _other_size(rng, size, self.sizes)
             anchor = _sample_anchor(rng, aspect, anchors)
             heading = sample_heading(rng)
             if noun in headings and rng.random() < 0.5:
                 heading = headings[noun] + np.pi
             headings[noun], anchors = heading, [*anchors, anchor]
-            motion = sample_motion(rng, steps, aspect, anchor, size, heading)
+            largest = self.sizes[1] * 4 / 3
+            motion = sample_motion(rng, steps, aspect, anchor, size, heading, largest)
             if rng.random() < 0.4:
                 style = self.styles[int(rng.integers(len(self.styles)))]
             image = self.bank.image(noun, style) if noun else self._cutout()
@@ -268,7 +272,7 @@ class SceneSampler:
         offset = rng.normal(0, 0.03, 2) * short
         screens = [camera.to_screen(layer.motion.position) * short for layer in layers]
         for t, step in enumerate(shown):
-            matrix = view @ _screen_to_world(camera, int(step), short)
+            matrix = view @ screen_to_world(camera, int(step), short)
             frame = cv2.warpAffine(
                 canvas, matrix[:2], size[::-1],
                 flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT_101,
@@ -330,16 +334,18 @@ def _cross(rng: np.random.Generator, layers: list[Layer], aspect: np.ndarray) ->
         layers[n] = replace(layers[n], motion=path)
 
 
-def _sample_size(rng: np.random.Generator) -> float:
-    """Longest side of a sprite in short sides of the frame, 0.12 to 0.45."""
-    return float(0.12 * (0.45 / 0.12) ** rng.uniform(0.1, 1.0))
+def _sample_size(rng: np.random.Generator, sizes: tuple[float, float]) -> float:
+    """Longest side of a sprite in short sides of the frame."""
+    low, high = sizes
+    return float(low * (high / low) ** rng.uniform(0.1, 1.0))
 
 
-def _other_size(rng: np.random.Generator, size: float) -> float:
+def _other_size(rng: np.random.Generator, size: float, sizes: tuple[float, float]) -> float:
     """A size clearly different from `size`, within the same limits where possible."""
+    low, high = sizes
     ratio = rng.uniform(1.4, 2.2)
-    larger = size * ratio <= 0.45 and (size / ratio < 0.12 or rng.random() < 0.5)
-    return size * ratio if larger else max(size / ratio, 0.1)
+    larger = size * ratio <= high and (size / ratio < low or rng.random() < 0.5)
+    return size * ratio if larger else max(size / ratio, low / 1.2)
 
 
 def _sample_anchor(
@@ -364,7 +370,7 @@ def _view_of_canvas(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarr
     return np.vstack([np.hstack([turn, shift[:, None]]), [0, 0, 1]])
 
 
-def _screen_to_world(camera: Camera, step: int, short: int) -> np.ndarray:
+def screen_to_world(camera: Camera, step: int, short: int) -> np.ndarray:
     """(3, 3) screen pixels -> world pixels: the inverse of `Camera.to_screen` at one step."""
     zoom, angle = camera.zoom[step], camera.angle[step]
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]) / zoom

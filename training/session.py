@@ -23,7 +23,7 @@ from .data import load_data
 from .embedding_cache import EmbeddingCache, encoder_digest
 from .engine import Report, Training, evaluate, mean_losses, train_one_epoch
 from .finish import finish_run
-from .frame_batch import is_frozen, vision_encoder
+from .frame_batch import Reads, is_frozen, vision_encoder
 from .launch import (
     configure_deepspeed,
     enable_checkpointing,
@@ -34,7 +34,7 @@ from .launch import (
 from .learner import Learner, build_objectives
 from .loader import Places, Share, TaskSamples, task_loader
 from .new_words import add_new_words
-from .parameters import add_lora, choose_trained, take_parts, widen_scalars
+from .parameters import add_lora, choose_trained, rate_groups, take_parts, widen_scalars
 from .run_folder import RunFolder
 from .wording import counted, duration
 
@@ -93,7 +93,7 @@ class Session:
 
     def _epoch_steps(self) -> int:
         if self.data.source.length is None:
-            return self.config.scenes.steps_per_epoch
+            return (self.config.scenes or self.config.photos).steps_per_epoch
         return -(-self.data.source.length // self.share.batch_size)
 
     def _learner(self) -> Learner:
@@ -122,8 +122,8 @@ class Session:
             processes = self.accelerator.num_processes
             cache = EmbeddingCache(config.embedding_cache, digest, limit, processes)
         objectives = build_objectives(config, model, self.processor, self.data.nouns, cache)
-        shared = bool(model.config.share_vision_encoder)
-        self.collators = {name: o.collator(shared) for name, o in objectives.items()}
+        reads = Reads.of(model)
+        self.collators = {name: o.collator(reads) for name, o in objectives.items()}
         return Learner(model, objectives, config.tasks)
 
     def _prepare(self, learner: Learner) -> Training:
@@ -137,7 +137,7 @@ class Session:
             learner.to(accelerator.device)
         how = config.optimizer
         optimizer = torch.optim.AdamW(
-            [p for p in learner.parameters() if p.requires_grad],
+            rate_groups(learner, how.slow),
             lr=how.lr,
             betas=tuple(how.betas),
             weight_decay=how.weight_decay,

@@ -87,6 +87,7 @@ def sample_motion(
     anchor: np.ndarray,
     extent: float,
     heading: float,
+    largest: float = 0.6,
 ) -> Motion:
     """Motion over `steps` frames that passes `anchor` (2,) about half-way through.
 
@@ -97,6 +98,7 @@ def sample_motion(
         anchor: (2,) a position to pass.
         extent: Longest side of the drawing at the anchor, short sides.
         heading: Main direction, radians, 0 to the right and clockwise.
+        largest: Longest side at any time, short sides.
     """
     kind = PATHS[int(rng.choice(len(PATHS), p=PATH_ODDS))]
     time = np.arange(steps, dtype=np.float64)
@@ -121,7 +123,7 @@ def sample_motion(
         angle = angle + spin * time
     elif draw < 0.5:
         angle = angle + rng.uniform(0.02, 0.15) * np.sin(time * rng.uniform(0.1, 0.5))
-    return Motion(kind, position, np.minimum(size, 0.6), angle, spin)
+    return Motion(kind, position, np.minimum(size, largest), angle, spin)
 
 
 def _path(

@@ -1,23 +1,20 @@
 """Train `findtrack-tiny` from nothing: `python -m training.tiny`.
 
-Each stage is a run of `training.finetune` with a configuration of training/configs/tiny, one thread
-each, as many at a time as there are processors. Stopped at any moment, the same command goes on.
+Each stage is a run of `training.finetune` with a configuration of training/configs/tiny, see
+`stages.py`. Stopped at any moment, the same command goes on.
 """
 
 import argparse
 import os
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from eval.report import cores, positive, run_command
 
 from .folders import complete_folder
+from .stages import Recipe
 
-CONFIGS = Path(__file__).parent / "configs" / "tiny"
-# Stage -> the stages it builds on. In this order they are started as processors become free.
 STAGES = {
     "boxes": (),
     "nouns": (),
@@ -27,6 +24,7 @@ STAGES = {
     "align": (),
     "refine": ("find",),
 }
+RECIPE = Recipe(Path(__file__).parent / "configs" / "tiny", STAGES, "TINY_RUNS")
 
 NAME = "findtrack-tiny"
 # Part -> the stage it is from; the rest is from LAST.
@@ -50,42 +48,18 @@ def _parse(argv) -> argparse.Namespace:
 def _run(args: argparse.Namespace) -> int:
     from transformers.utils import logging
 
-    from .config import read_config
     from .sprite_art import ready_art
     from .tiny_model import write_start
 
-    os.environ["TINY_RUNS"] = str(args.out)  # the configurations name their folders by it
-    for stage in STAGES:  # a typing mistake is told now, not hours from now
-        read_config(_config(stage), _changes(stage, args))
+    os.environ[RECIPE.variable] = str(args.out)  # the configurations name their folders by it
+    changes = [*args.set, *([f"scenes.art={args.art}"] if args.art else [])]
+    RECIPE.check(changes)
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     bank = ready_art(args.art)  # before the stages, which would fetch it at the same time
     if not (args.out / "start" / "model.safetensors").is_file():
         write_start(args.out / "start", bank, args.seed)
-    waiting, running, done = list(STAGES), {}, set()
-    try:
-        while waiting or running:
-            ready = [s for s in waiting if done.issuperset(STAGES[s])]
-            for stage in ready[: args.jobs - len(running)]:
-                waiting.remove(stage)
-                running[stage] = _start(stage, args)
-            time.sleep(0.2)
-            for stage, process in list(running.items()):
-                status = process.poll()
-                if status is None:
-                    continue
-                del running[stage]
-                if status:
-                    log = args.out / f"{stage}.txt"
-                    last = (log.read_text(errors="replace").strip().splitlines() or [""])[-1]
-                    raise ValueError(f"stage {stage} failed, see {log}: {last}")
-                done.add(stage)
-                print(f"{stage}: done", flush=True)
-    finally:
-        for process in running.values():
-            process.terminate()
-        for process in running.values():
-            process.wait()
+    RECIPE.run(args.out, args.jobs, args.seed, changes)
     _join(args.out, bank)
     print(f"findtrack-tiny: {args.out / NAME}")
     return 0
@@ -117,29 +91,6 @@ def _join(out: Path, bank) -> None:
         model.save_pretrained(part, state_dict=half)
         processor.save_pretrained(part)
         plot([out / stage for stage in STAGES], part / "training.png", NAME)
-
-
-def _start(stage: str, args: argparse.Namespace) -> subprocess.Popen:
-    """One stage as a process of its own; what it says goes into a file."""
-    command = [sys.executable, "-m", "training.finetune", "--config", str(_config(stage))]
-    print(f"{stage}: started, its log is {args.out / f'{stage}.txt'}", flush=True)
-    with (args.out / f"{stage}.txt").open("a") as log:
-        return subprocess.Popen(
-            [*command, "--set", *_changes(stage, args)],
-            stdout=log,
-            stderr=log,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
-
-
-def _config(stage: str) -> Path:
-    return CONFIGS / f"{stage}.yaml"
-
-
-def _changes(stage: str, args: argparse.Namespace) -> list[str]:
-    # Scenes of its own for every stage.
-    changes = [f"seed={1 + list(STAGES).index(stage) + len(STAGES) * args.seed}", *args.set]
-    return changes + ([f"scenes.art={args.art}"] if args.art else [])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

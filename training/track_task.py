@@ -11,7 +11,7 @@ from modeling_findtrack.tracker_sam2 import TrackerOutput
 
 from . import config
 from .find_task import upsampled
-from .frame_batch import is_frozen
+from .frame_batch import Reads, is_frozen
 from .losses import hard_iou, mask_terms, presence_bce, weighted_sum
 from .samples import ClipSample
 from .targets import as_tensor, coverage
@@ -66,7 +66,7 @@ class TrackObjective(nn.Module):
         super().__init__()
         self.processor = processor
 
-    def collator(self, shared: bool) -> TrackCollator:
+    def collator(self, reads: Reads) -> TrackCollator:
         """What makes this task's batches."""
         return TrackCollator(self.processor)
 

@@ -11,6 +11,7 @@ BENCHMARKS = {
     "ref-davis17": ("ref_davis17", "RefDAVIS17"),
     "mevis": ("mevis", "MeViS"),
     "ref-sprites": ("ref_sprites", "RefSprites"),
+    "video-folder": ("video_folder", "VideoFolder"),
 }
 
 

@@ -40,12 +40,18 @@ COMMON = {
     "expression": Value("string"),  # as written in the file
     "obj_ids": List(Value("int32")),  # objects referred to; [] = no target, None = not published
     "frame_names": List(Value("string")),  # T names without suffix, in temporal order
-    "frames": List(Image(decode=False)),  # T paths
+    "frames": List(Image(decode=False)),  # T paths; None where `VIDEO_FILE` says where they are
     "height": Value("int32"),
     "width": Value("int32"),
 }
+# Of benchmarks whose videos may be files; both None where each frame is a file of its own.
+VIDEO_FILE = {
+    "video_file": Value("string"),  # path of the file that holds the frames
+    "first_frame": Value("int32"),  # which of its frames the row's first one is
+}
 # One palette PNG per frame, its pixels object ids (`obj_ids` says which count).
 MASK_IMAGES = {"mask_images": List(Image(decode=False))}  # T paths; None where not published
+ANY_LABEL = tuple(range(1, 256))  # `obj_ids` of a row for which all but the background counts
 # Per frame the RLEs of the objects that are in it; their union is the mask.
 MASK_RLES = {"mask_rles": List(List(RLE))}  # T lists; None where not published
 
@@ -75,6 +81,7 @@ class Benchmark:
     title: str  # as people write it
     splits: tuple[str, ...]  # () = whatever is there
     released: Mapping[str, int] = {}  # split -> videos in the real release, where that is known
+    splits_overlap = False  # whether a video may be in several splits
     features: Features
     _frames: Path  # folder of <video>/<frame>.jpg
 
@@ -90,6 +97,11 @@ class Benchmark:
     def has_truth(self) -> bool:
         """Whether the split comes with masks to score against."""
         raise NotImplementedError
+
+    @property
+    def _split_name(self) -> str:
+        """What `datasets` calls the split."""
+        return self.split
 
     def rows(self, video: str) -> list[dict]:
         """One dict per expression of the video, with the keys of `features`."""
@@ -204,7 +216,7 @@ class Benchmark:
                 features=self.features,
                 cache_dir=None if cache_dir is None else str(cache_dir),
                 gen_kwargs={"benchmark": self, "videos": list(self.videos)},
-                split=NamedSplit(self.split),
+                split=NamedSplit(self._split_name),
                 fingerprint=place,  # without it, rows of an older meta file would be served
             )
         except DatasetGenerationError as error:
@@ -218,13 +230,14 @@ class Benchmark:
             _generate,
             features=self.features,
             gen_kwargs={"benchmark": self, "videos": list(self.videos)},
-            split=NamedSplit(self.split),
+            split=NamedSplit(self._split_name),
         )
 
 
 def own_columns(columns: Iterable[str]) -> list[str]:
     """Those that a benchmark adds to what all have: its own facts, without masks."""
-    return [name for name in columns if name not in COMMON and not name.startswith("mask_")]
+    known = COMMON | VIDEO_FILE
+    return [name for name in columns if name not in known and not name.startswith("mask_")]
 
 
 def _generate(benchmark: Benchmark, videos: list[str]) -> Iterator[dict]:
@@ -251,11 +264,15 @@ def decode_mask(row: dict, t: int) -> np.ndarray:
                     f"the mask of {_owner(row, t, i)} is a damaged RLE: {error}"
                 ) from None
         return mask
+    if row["obj_ids"] is not None and not row["obj_ids"]:
+        return mask
     if row.get("mask_images") is None:
         raise ValueError(f"the masks of video {row['video_id']} are not published")
     labels = read_labels(row["mask_images"][t]["path"])
     if labels.shape != size:
         raise ValueError(f"{row['mask_images'][t]['path']} is {labels.shape}, its frame {size}")
+    if len(row["obj_ids"]) == len(ANY_LABEL):
+        return labels > 0
     for obj_id in row["obj_ids"]:
         mask |= labels == obj_id
     return mask

@@ -3,7 +3,8 @@
 import functools
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 
 from PIL import Image as PILImage
@@ -83,8 +84,20 @@ def few(names: Sequence[str], count: int = 3) -> str:
 
 
 def by_number(names: Iterable[str]) -> list[str]:
-    """Names in the order of the numbers they are ("10" after "2"), then all others."""
-    return sorted(names, key=lambda n: (0, int(n), n) if n.isdecimal() else (1, 0, n))
+    """Names in natural order: "10" after "2", and "frame_10" after "frame_2"."""
+
+    def key(name: str) -> tuple:
+        parts = re.split(r"(\d+)", name)
+        return [(int(p), "") if p.isdecimal() else (-1, p.lower()) for p in parts], name
+
+    return sorted(names, key=key)
+
+
+def list_files(folder: Path, suffixes: Collection[str]) -> list[str]:
+    """Names of the files of a kind in natural order, hidden ones left out; none of no folder."""
+    found = os.listdir(folder) if folder.is_dir() else ()
+    kind = [n for n in found if Path(n).suffix.lower() in suffixes and not n.startswith(".")]
+    return by_number(kind)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from eval.benchmarks.base import Benchmark, decode_mask, own_columns
+from eval.benchmarks.frames import read_frames
 from eval.prediction_folder import PredictionFolder
 from eval.scoring import ExpressionScore
 
@@ -118,7 +119,7 @@ def _film(row, folder, picked, key_frame, expression: ExpressionScore | None) ->
         truth = [decode_mask(row, t) for t in picked]
         legend.append("truth")
     sheet = draw_sheet(
-        [row["frames"][t]["path"] for t in picked],
+        read_frames(row, picked),
         [_predicted(row, names[t], folder) for t in picked],
         truth,
     )

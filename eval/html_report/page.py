@@ -10,6 +10,7 @@ from eval.conventions import PER_EXPRESSION
 from eval.prediction_folder import EXPRESSIONS, PredictionFolder
 from eval.report import write_text
 from eval.scoring import ExpressionScore, Result
+from eval.submission import TOP_FOLDERS
 
 from . import plots
 from .elements import Markup, counted, element, percent, spaced
@@ -56,7 +57,7 @@ def write_html(
         _header(title, report, result, benchmark),
         element(
             "main",
-            _scores(result),
+            _scores(result, benchmark),
             _distribution(result.expressions if result else (), report.get("expressions", ())),
             _examples(report, result, benchmark, predictions),
             _run(report),
@@ -95,13 +96,15 @@ def _header(title: str, report: dict, result: Result | None, benchmark: Benchmar
     return element("header", *parts)
 
 
-def _scores(result: Result | None) -> Markup:
+def _scores(result: Result | None, benchmark: Benchmark) -> Markup:
     """All scores, the primary ones first."""
     if result is None:
-        text = (
-            "The masks of this split are not published: the server of the benchmark scores it. "
-            "This page shows what was predicted."
-        )
+        text = "There are no masks to score against. "
+        if benchmark.name in TOP_FOLDERS:
+            text = (
+                "The masks of this split are not published: the server of the benchmark scores it. "
+            )
+        text += "This page shows what was predicted."
         return element("section", element("h2", "Scores"), element("p", text, class_="note"))
     note = (
         "All values ×100. J is the overlap of the regions, F the agreement of the boundaries, J&F "

@@ -42,18 +42,18 @@ def pick_frames(count: int, key_frame: int | None) -> list[int]:
 
 
 def draw_sheet(
-    paths: Sequence[str],
+    frames: Sequence[np.ndarray],
     predicted: Sequence[np.ndarray],
     truth: Sequence[np.ndarray] | None,
 ) -> Sheet:
     """Rows: the frames, the predictions painted on them, and the ground truth if there is one.
 
     Args:
-        paths: Of K frames.
+        frames: K of them, (H, W, 3) uint8 RGB.
         predicted: K masks (H, W) bool.
         truth: K masks (H, W) bool, or None.
     """
-    frames = [_shrunk(path) for path in paths]
+    frames = [_shrunk(frame) for frame in frames]
     rows = [frames, _painted(frames, predicted, PREDICTION)]
     if truth is not None:
         rows.append(_painted(frames, truth, TRUTH))
@@ -66,12 +66,12 @@ def draw_sheet(
     return Sheet(_encode(sheet), sheet.size)
 
 
-def _shrunk(path: str) -> np.ndarray:
-    """The image as (h, w, 3) uint8 RGB, as large as a cell lets it be."""
-    with Image.open(path) as image:
-        scale = min(CELL[0] / image.width, CELL[1] / image.height)
-        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        return np.asarray(image.convert("RGB").resize(size, Image.Resampling.LANCZOS))
+def _shrunk(frame: np.ndarray) -> np.ndarray:
+    """The frame as (h, w, 3) uint8 RGB, as large as a cell lets it be."""
+    height, width = frame.shape[:2]
+    scale = min(CELL[0] / width, CELL[1] / height)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS))
 
 
 def _painted(

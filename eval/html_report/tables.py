@@ -77,7 +77,7 @@ def seconds_table(seconds: Mapping | None, rate: float | None = None) -> Markup 
     return table("Seconds", ["stage", "seconds", "share"], rows)
 
 
-_PLACES = ("root", "object_ids", "masks")  # such pages are passed on
+_PLACES = ("root", "object_ids", "masks", "metadata")  # such pages are passed on
 
 
 def facts_table(caption: str, facts: Mapping | None) -> Markup | None:

@@ -1,0 +1,1 @@
+"""Real photographs as training data: reading, cutting out, sentences, samples."""
