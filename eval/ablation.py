@@ -1,6 +1,6 @@
 """Does the choice of the key frame matter? One row per way to choose it, all else the same.
 
-    python -m eval.ablation --root eval/data/ref_sprites --split valid --out DIR
+    python -m eval.ablation --model tiny --root eval/data/ref_sprites --split valid --out DIR
 
 The ablation of "Find First, Track Next" (arXiv 2503.03492) on Ref-Sprites: the first frame, one of
 the K sampled frames at random, and the best of the K by predicted IoU, by alignment with the text,

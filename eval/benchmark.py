@@ -1,6 +1,6 @@
 """Run a model on a benchmark: masks for every expression, then scores or a zip, and a report.
 
-    python -m eval.benchmark ref-sprites --out DIR
+    python -m eval.benchmark ref-sprites --model tiny --out DIR
     python -m eval.benchmark ref-youtube-vos --root ROOT --split valid --out DIR
     python -m eval.benchmark video-folder --root ROOT --out DIR       your own videos
     accelerate launch -m eval.benchmark mevis --root ROOT --split valid_u --out DIR

@@ -17,7 +17,6 @@ from eval.report import one_line_errors
 
 DATA = Path(__file__).parent / "data"
 SAMPLE = DATA / "sample"
-TINY = Path(__file__).parents[1] / "modeling_findtrack" / "tiny"
 
 
 @dataclass(frozen=True)
@@ -26,10 +25,10 @@ class Demo:
 
     name: str  # of its folder in the output
     sample: Path
-    model: Path | None  # None is the command's default
+    model: str | None  # as `findtrack segment` takes it; None is its default
 
 
-DEMOS = (Demo("photo", DATA / "photos" / "cat", None), Demo("sprites", SAMPLE, TINY))
+DEMOS = (Demo("photo", DATA / "photos" / "cat", None), Demo("sprites", SAMPLE, "tiny"))
 
 
 def score_folders(predicted: Path, truth: Path) -> SequenceScores:
@@ -55,7 +54,7 @@ def run(demo: Demo, out: Path) -> int:
     facts = json.loads((demo.sample / "sample.json").read_text(encoding="utf-8"))
     command = ["segment", str(demo.sample / "sample.mp4"), facts["expression"], "--out", str(out)]
     if demo.model:
-        command += ["--model", str(demo.model)]
+        command += ["--model", demo.model]
     print("findtrack", *(f'"{word}"' if " " in word else word for word in command))
     if status := findtrack(command):
         return status

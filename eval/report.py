@@ -8,11 +8,14 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
-# The package itself is not imported: it loads torch, which most of `eval` does without.
 PACKAGE = Path(__file__).resolve().parents[1] / "modeling_findtrack"
-DEFAULT_MODEL = str(PACKAGE / "tiny")  # as `cli.DEFAULT_MODEL`
+# One file of the package, since the package itself loads torch, which most of `eval` does without.
+_SPEC = spec_from_file_location("findtrack_shipped", PACKAGE / "shipped.py")
+shipped = module_from_spec(_SPEC)
+_SPEC.loader.exec_module(shipped)
 # What `from_pretrained` reads of a checkpoint folder.
 _LOADED = ("*.safetensors", "*.json", "clip_tokenizer/*")
 # What `cli.load_model` takes, as `findtrack segment` offers it.
@@ -22,7 +25,12 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """`--model`, `--device` and `--dtype`, the arguments of `cli.load_model`."""
-    parser.add_argument("--model", default=DEFAULT_MODEL, help="folder or Hub id (findtrack-tiny)")
+    parser.add_argument(
+        "--model",
+        type=shipped.checkpoint,
+        default=shipped.DEFAULT_MODEL,
+        help=shipped.MODEL_HELP,
+    )
     parser.add_argument("--device", default="auto", choices=DEVICES, help="(auto)")
     parser.add_argument("--dtype", default="auto", choices=DTYPES, help="(auto)")
 

@@ -1,6 +1,6 @@
 """Result table on Ref-Sprites, next to baselines that show what its scores are worth.
 
-    python -m eval.sprites --root eval/data/ref_sprites --split valid --out DIR
+    python -m eval.sprites --model tiny --root eval/data/ref_sprites --split valid --out DIR
 
 Rows: FindTrack; FindTrack looking for the object in frame 0 alone; and two baselines that are given
 the true masks of the objects, so that they are upper bounds of what guessing can reach: the object
@@ -32,7 +32,7 @@ from eval.report import (
     write_json,
     write_text,
 )
-from modeling_findtrack.cli import load_model
+from modeling_findtrack.cli import load_model, model_name
 
 KINDS = ("noun", "position", "size", "relation", "motion", "motion-only")
 CACHE_VERSION = 3  # of what a cached answer means
@@ -318,7 +318,7 @@ def publish(
         args.out / "table.json",
         {
             "title": title,
-            "model": {"name": args.model, "digest": digest, "dtype": dtype},
+            "model": {"name": model_name(args.model), "digest": digest, "dtype": dtype},
             "seed": args.seed,
             "header": header,
             "rows": rows,

@@ -3,12 +3,14 @@
 import argparse
 import contextlib
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-DEFAULT_MODEL = str(Path(__file__).parent / "tiny")
+from .shipped import DEFAULT_MODEL, MODEL_HELP, checkpoint, short_name
+
 _DEVICES = ("auto", "cpu", "cuda", "mps")
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 _OUTPUTS = {  # what `segment --write` takes, and the entry each kind makes
@@ -102,7 +104,11 @@ def _parser() -> argparse.ArgumentParser:
         help="write into DIR though it holds other files; of these none is replaced "
         "(an earlier result in DIR is always replaced)",
     )
-    segment.add_argument("--quiet", action="store_true", help="no progress bars, no summary")
+    segment.add_argument(
+        "--quiet",
+        action="store_true",
+        help="no progress bars, no summary, no line about words that the model does not know",
+    )
     segment.set_defaults(run=_segment)
 
     hub = commands.add_parser(
@@ -110,15 +116,10 @@ def _parser() -> argparse.ArgumentParser:
         help="make a Hub-ready folder of a model: weights, configs, remote code",
         description="Write MODEL with everything AutoModel.from_pretrained needs, its weights in "
         "the number format they are stored in. A model card (README.md) is copied where MODEL is "
-        "a folder that has one, or is the model that ships with FindTrack and its card is "
-        "installed; otherwise none is written.",
+        "a folder that has one; otherwise none is written.",
     )
     hub.add_argument(
-        "model",
-        metavar="MODEL",
-        nargs="?",
-        default=DEFAULT_MODEL,
-        help="checkpoint folder or Hub id (default: the tiny one that ships with FindTrack)",
+        "model", metavar="MODEL", nargs="?", type=checkpoint, default=DEFAULT_MODEL, help=MODEL_HELP
     )
     hub.add_argument("--out", metavar="DIR", required=True, help="the folder to make")
     hub.add_argument(
@@ -131,17 +132,28 @@ def _parser() -> argparse.ArgumentParser:
         "(an earlier Hub folder in DIR is always replaced)",
     )
     hub.set_defaults(run=_hub_folder)
+
+    nouns = commands.add_parser(
+        "nouns",
+        help="list the nouns that a model knows",
+        description="Print the nouns that a model was trained to find, one per line, with the "
+        "other words that it reads as them in brackets; of a model that lists no nouns, all words "
+        "it knows.",
+    )
+    _add_model_option(nouns)
+    nouns.set_defaults(run=_nouns)
     add_assemble(commands).set_defaults(run=_assemble)
     return parser
 
 
-def _add_model_options(parser: argparse.ArgumentParser) -> None:
+def _add_model_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--model",
-        default=DEFAULT_MODEL,
-        metavar="PATH_OR_ID",
-        help="checkpoint folder or Hub id (default: the tiny one that ships with FindTrack)",
+        "--model", type=checkpoint, default=DEFAULT_MODEL, metavar="NAME", help=MODEL_HELP
     )
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    _add_model_option(parser)
     parser.add_argument(
         "--device",
         choices=_DEVICES,
@@ -185,6 +197,8 @@ def _segment(args: argparse.Namespace) -> None:
     output = OutputFolder(out, OUTPUT_NAMES, is_result_folder, args.overwrite, expected=expected)
     with open_video(args.video) as video, output as folder:
         model, processor = load_model(args.model, args.device, args.dtype)
+        if not args.quiet:
+            _tell_unknown_words(processor, expressions, args.model)
         with progress_bars(args.quiet) as progress:
             tracks = model.segment(
                 video,
@@ -215,11 +229,28 @@ def _checked_expressions(expressions: Sequence[str]) -> list[str]:
     return list(expressions)
 
 
+def _tell_unknown_words(processor, expressions: Sequence[str], model: str) -> None:
+    """A line per sentence that is answered without being understood, before the long work."""
+    for expression in dict.fromkeys(expressions):
+        remark = processor.remark(expression)
+        if remark is None:
+            continue
+        if processor.nouns:
+            remark += f" (all: {_nouns_command(model)})"
+        sys.stderr.write(f'findtrack: "{" ".join(expression.split())}": {remark}\n')
+
+
+def _nouns_command(model: str) -> str:
+    """What lists the nouns of a model."""
+    named = [] if model == DEFAULT_MODEL else ["--model", short_name(model) or model]
+    return shlex.join(["findtrack", "nouns", *named])
+
+
 def load_model(name: str, device: str = "auto", dtype: str = "auto") -> tuple:
     """Model and processor of a checkpoint, with the installed code, on a device.
 
     Args:
-        name: Checkpoint folder or Hub id.
+        name: Checkpoint folder, Hub id, or short name of a shipped checkpoint.
         device: "auto" takes CUDA, then MPS, then the CPU.
         dtype: "auto" is float32, and bfloat16 on CUDA where it has that.
 
@@ -227,14 +258,10 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto") -> tuple:
         CliError: If the checkpoint or the device is not there, or is no FindTrack model.
     """
     import torch
-    from huggingface_hub.utils import logging as hub_logging
     from safetensors import SafetensorError
-    from transformers.utils import logging
 
-    hub_logging.set_verbosity_error()  # an error is one line, without retries told on the way
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    device = _pick_device(torch, device)
+    _say_errors_alone()
+    name, device = checkpoint(name), _pick_device(torch, device)
     if dtype == "auto":
         fast = device == "cuda" and torch.cuda.is_bf16_supported()
         dtype = "bfloat16" if fast else "float32"
@@ -267,6 +294,36 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto") -> tuple:
     return model.to(device).eval(), processor
 
 
+def load_processor(name: str):
+    """The processor of a checkpoint alone.
+
+    Args:
+        name: As for `load_model`.
+
+    Raises:
+        CliError: If it is not there, or of no FindTrack model.
+    """
+    _say_errors_alone()
+    name = checkpoint(name)
+    _check_checkpoint(name)
+    from .processing_findtrack import FindTrackProcessor
+
+    try:
+        return FindTrackProcessor.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise CliError(f"{name}: the processor cannot be loaded ({_one_line(error)})") from None
+
+
+def _say_errors_alone() -> None:
+    """An error is one line, without warnings and retries told on the way."""
+    from huggingface_hub.utils import logging as hub_logging
+    from transformers.utils import logging
+
+    hub_logging.set_verbosity_error()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
 def _pick_device(torch, device: str) -> str:
     available = {"cpu": True, "cuda": torch.cuda.is_available()}
     available["mps"] = torch.backends.mps.is_available()
@@ -286,6 +343,11 @@ def _check_checkpoint(name: str) -> None:
     path = Path(name)
     looks_local = path.is_absolute() or name.startswith(".") or name.count("/") != 1
     if not path.is_dir() and (looks_local or path.exists()):
+        if short := short_name(name):
+            raise CliError(
+                f"{short}: this checkpoint is not installed; a checkout of FindTrack's repository "
+                f"has it as {path.parent.name}/{short}"
+            )
         raise CliError(f"{name}: no such model folder")
     try:
         config, _ = PreTrainedConfig.get_config_dict(name)
@@ -299,7 +361,9 @@ def _check_checkpoint(name: str) -> None:
 
 
 def model_name(name: str) -> str:
-    return "findtrack-tiny" if name == DEFAULT_MODEL else name
+    """What results call a model: as it was named, but for those that ship."""
+    short = short_name(name)
+    return f"findtrack-{short}" if short else name
 
 
 def _hub_folder(args: argparse.Namespace) -> None:
@@ -308,12 +372,18 @@ def _hub_folder(args: argparse.Namespace) -> None:
 
     with hub_folder(args.out, args.overwrite) as folder:
         model, processor = load_model(args.model, device="cpu", dtype="float32")
-        shipped = Path(args.model).resolve() == Path(DEFAULT_MODEL).resolve()
-        written = save(model, processor, args.model, folder, shipped)
+        written = save(model, processor, args.model, folder)
     args.written = args.out
     _say(f"model folder: {args.out}\n")
     if args.push:
         _say(f"uploaded: {push(args.push, args.out, written)}\n")
+
+
+def _nouns(args: argparse.Namespace) -> None:
+    """Print what a model knows."""
+    from .nouns_command import run
+
+    _say(run(load_processor(args.model), model_name(args.model)))
 
 
 def _assemble(args: argparse.Namespace) -> None:

@@ -212,6 +212,7 @@ def to_result(
             {
                 "id": str(number),
                 "text": track.expression,
+                "unknown_words": list(track.unknown_words),
                 "found": bool(track.found),
                 "score": _number(track.score),
                 "key_frame": None if track.key_frame is None else int(track.key_frame),

@@ -13,9 +13,11 @@ from .output_folder import OutputFolder
 from .pipeline_findtrack import FindTrackPipeline
 from .presets import MANIFEST
 from .registration import carry_code, register
+from .shipped import short_name
 
 # What a save leaves in a folder, in as many shards and code files as that model had.
 _NAMES = ("*.safetensors*", "*.py", "*.json", "clip_tokenizer")
+CARD = "README.md"
 CURVES = "training.png"  # of a run of training, beside its checkpoint's card
 
 
@@ -31,7 +33,7 @@ def hub_folder(path: str | Path, overwrite: bool, expected: Sequence[str] = ()) 
     return OutputFolder(path, _NAMES, _is_hub_folder, overwrite, "config.json", expected)
 
 
-def save(model, processor, name: str, folder: Path, shipped: bool) -> list[str]:
+def save(model, processor, name: str, folder: Path) -> list[str]:
     """Write everything `AutoModel.from_pretrained(..., trust_remote_code=True)` needs.
 
     Args:
@@ -39,15 +41,14 @@ def save(model, processor, name: str, folder: Path, shipped: bool) -> list[str]:
         processor: Its processor.
         name: Checkpoint folder or Hub id it came from.
         folder: Where to write.
-        shipped: Whether it is the checkpoint that ships, whose card is the repository's.
 
     Returns:
         The files written, relative to `folder`.
     """
     save_weights(model, processor, as_stored(model.state_dict(), name), folder)
-    card = model_card(name, shipped)
+    card = model_card(name)
     if card is not None:
-        (folder / "README.md").write_text(card.read_text(encoding="utf-8"), encoding="utf-8")
+        (folder / CARD).write_text(card.read_text(encoding="utf-8"), encoding="utf-8")
     for told in (MANIFEST, CURVES):  # of an assembled and of a trained model, which its card shows
         if (Path(name) / told).is_file():
             shutil.copyfile(Path(name) / told, folder / told)
@@ -78,10 +79,10 @@ def push(repo_id: str, folder: str | Path, written: Sequence[str]):
     return api.upload_folder(repo_id=repo_id, folder_path=folder, allow_patterns=list(written))
 
 
-def model_card(name: str, shipped: bool) -> Path | None:
-    """The card of a model: its folder's own; that of the shipped one lies beside the package."""
-    cards = [Path(name) / "README.md"]
-    if shipped:
+def model_card(name: str) -> Path | None:
+    """The card of a model: its folder's own; that of the shipped `small` is the repository's."""
+    cards = [Path(name) / CARD]
+    if short_name(name) == "small":
         cards.insert(0, Path(__file__).resolve().parents[1] / "model_card.md")
     return next((card for card in cards if card.is_file()), None)
 

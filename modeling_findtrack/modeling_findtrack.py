@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from .alpha_clip import AlphaCLIPModel
 from .configuration_findtrack import CutieConfig, FindTrackConfig
@@ -26,6 +27,8 @@ from .video_base import Video
 from .video_io import open_video
 
 Progress = Callable[[str, int, int], None]  # stage ("find" or "track"), done, total
+# Below transformers' own, as remote code, too: so its verbosity counts.
+logger = logging.get_logger("transformers.findtrack")
 
 
 class FindTrackModel(PreTrainedModel):
@@ -76,6 +79,9 @@ class FindTrackModel(PreTrainedModel):
     ) -> list[Track]:
         """Segment what each expression refers to, in every frame.
 
+        An expression with words that the model does not know is answered all the same, with a
+        warning in transformers' log; see `Track.unknown_words`.
+
         Args:
             video: A path, a file object, a folder of images, a list of images or of their paths,
                 an array (T, H, W, 3) uint8, or an open `Video`.
@@ -93,6 +99,9 @@ class FindTrackModel(PreTrainedModel):
             ValueError: If an expression is empty, or there is none.
         """
         texts = checked_expressions(expressions)
+        for text in dict.fromkeys(texts):
+            if remark := processor.remark(text):
+                logger.warning(f'"{text}": {remark}')
         with open_video(video) as clip:
             cache = FeatureCache(self.config.feature_cache_bytes)
             found = self.find(
@@ -111,7 +120,10 @@ class FindTrackModel(PreTrainedModel):
             masks, presence = nothing if best is None else next(tracked)
             frame = None if best is None else best.frame
             score = max(c.score for c in candidates) if best is None else best.score
-            tracks.append(Track(text, frame is not None, score, frame, candidates, masks, presence))
+            unknown = tuple(processor.unknown_words(text))
+            tracks.append(
+                Track(text, frame is not None, score, frame, candidates, masks, presence, unknown)
+            )
         return tracks
 
     @torch.inference_mode()

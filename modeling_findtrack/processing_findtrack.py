@@ -11,7 +11,7 @@ aligner's, N texts, L tokens, M masks.
 import html
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from PIL import Image
 from torch.nn import functional as F
 from transformers import BatchFeature
 from transformers.processing_utils import ProcessorMixin
+
+from .words import Vocabulary
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -65,9 +67,15 @@ class FindTrackProcessor(ProcessorMixin):
         tracker_geometry: "squash" resizes to a square, normalised (SAM 2); "short_side" resizes the
             short side, pads with black around to a multiple of 16 and leaves values in 0..1
             (Cutie, which normalises by itself).
+        nouns: What the model was trained to find, in words that `tokenizer` knows; phrases, too,
+            and plurals such as "geese" that no ending tells. None where nobody says.
+        synonyms: Word or phrase -> the known one that both branches read in its place, whatever its
+            case. With `nouns` or `synonyms`, plurals that `tokenizer` does not know are read as
+            their singular.
 
     Raises:
-        ValueError: An unknown geometry, an empty vocabulary, or twice the same one.
+        ValueError: An unknown geometry, an empty vocabulary, or twice the same one; a noun, or what
+            a synonym stands for, that `tokenizer` does not know.
     """
 
     # Not keyword-only: ProcessorMixin.from_args_and_dict reads the positional names alone.
@@ -93,6 +101,8 @@ class FindTrackProcessor(ProcessorMixin):
         lowercase: bool = True,
         tracker_size: int = 1024,
         tracker_geometry: str = "squash",
+        nouns: Sequence[str] | None = None,
+        synonyms: Mapping[str, str] | None = None,
     ):
         _check_choice("finder_geometry", finder_geometry, ("pad", "squash"))
         _check_choice("aligner_geometry", aligner_geometry, ("crop", "squash"))
@@ -118,6 +128,9 @@ class FindTrackProcessor(ProcessorMixin):
         self.lowercase = lowercase
         self.tracker_size = tracker_size
         self.tracker_geometry = tracker_geometry
+        self.nouns = list(nouns) if nouns else None
+        self.synonyms = dict(synonyms) if synonyms else None
+        self.vocabulary().check()
 
     def __call__(self, images: Frames, text: str | Sequence[str]) -> BatchFeature:
         """Everything the finder needs.
@@ -146,6 +159,11 @@ class FindTrackProcessor(ProcessorMixin):
             json.dump({"model_type": "clip"}, file)
             file.write("\n")
         return super().save_pretrained(save_directory, **kwargs)
+
+    def to_dict(self) -> dict:
+        """The settings, without what nobody says of the vocabulary."""
+        absent = {name for name in ("nouns", "synonyms") if getattr(self, name) is None}
+        return {name: value for name, value in super().to_dict().items() if name not in absent}
 
     # ---- frames ------------------------------------------------------------------------------
 
@@ -256,7 +274,7 @@ class FindTrackProcessor(ProcessorMixin):
         Raises:
             ValueError: No text, or an empty one.
         """
-        texts = _as_texts(texts)
+        texts = self.reworded(_as_texts(texts))
         if self.lowercase:
             texts = [" ".join(text.lower().split()) for text in texts]
         return _tokenise(self.tokenizer, texts, self.beit3_max_tokens)
@@ -267,8 +285,30 @@ class FindTrackProcessor(ProcessorMixin):
         Raises:
             ValueError: No text, or an empty one.
         """
-        texts = [_as_clip_reads(text) for text in _as_texts(texts)]
+        texts = [_as_clip_reads(text) for text in self.reworded(_as_texts(texts))]
         return _tokenise(self.clip_tokenizer, texts, self.aligner_max_tokens)
+
+    def unknown_words(self, text: str) -> list[str]:
+        """What the finder's tokenizer has no word for, in order, lower case, without repeats.
+
+        Always nothing where the tokenizer spells everything out of parts of words.
+        """
+        return list(self.vocabulary().read(text).unknown)
+
+    def remark(self, text: str) -> str | None:
+        """A line about a text with unknown words or without any of `nouns`, else None."""
+        return self.vocabulary().remark(text)
+
+    def vocabulary(self) -> Vocabulary:
+        """What the finder's tokenizer knows as of now: it may have got new words."""
+        return Vocabulary(self.tokenizer, self.nouns, self.synonyms)
+
+    def reworded(self, texts: Iterable[str]) -> list[str]:
+        """Texts with synonyms and unknown plurals replaced, as both branches read them."""
+        if not (self.nouns or self.synonyms):
+            return list(texts)
+        vocabulary = self.vocabulary()
+        return [vocabulary.read(text).text for text in texts]
 
     def _aligner_geometry(self, shape: tuple[int, int]):
         """Source (H, W) -> the shape to resize to, and the window of c x c to cut out of it."""

@@ -108,3 +108,4 @@ class Track:
     candidates: tuple[Candidate, ...]  # every sampled frame, in video order
     masks: MaskSequence = field(repr=False)  # T masks (H, W) at source size
     presence: np.ndarray = field(repr=False)  # (T,) float in 0..1, the tracker's belief
+    unknown_words: tuple[str, ...] = ()  # of the expression, to the model; lower case

@@ -2,7 +2,7 @@
 
 import json
 import zipfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from html import escape
@@ -70,7 +70,7 @@ def answer(
         (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
         yield Answer(
             overlay=str(folder / "overlay.mp4"),
-            verdict=verdict(video, tracks, options.threshold),
+            verdict=verdict(video, tracks, options.threshold, map(segmenter.remark, expressions)),
             pictures=gallery(video, tracks, folder, options.opacity),
             timeline=timeline(video, tracks),
             files=_downloads(folder, tracks),
@@ -109,11 +109,20 @@ def _downloads(folder: Path, tracks: list[Track]) -> list[str]:
     return [str(path) for path in (archive, coco, *mattes)]
 
 
-def verdict(video: Video, tracks: list[Track], threshold: float) -> str:
-    """HTML: a line per expression; "not found" is an answer like another."""
+def verdict(
+    video: Video, tracks: list[Track], threshold: float, remarks: Iterable[str | None]
+) -> str:
+    """HTML: a line per expression; "not found" is an answer like another.
+
+    Args:
+        video: Which the tracks are of.
+        tracks: The answers.
+        threshold: They were found with.
+        remarks: On the words of each expression.
+    """
     times = seconds_of(video)
     lines = []
-    for number, track in enumerate(tracks):
+    for number, (track, remark) in enumerate(zip(tracks, remarks, strict=True)):
         if track.found:
             seen = 100 * float((track.masks.areas() > 0).mean())
             said = (
@@ -131,6 +140,10 @@ def verdict(video: Video, tracks: list[Track], threshold: float) -> str:
         lines.append(
             f'<li class="{"found" if track.found else "missing"}">'
             f'<i style="background:{color}"></i><b>{escape(track.expression)}</b> '
-            f"<span>{said}</span></li>"
+            f"<span>{said}</span>{_note(remark)}</li>"
         )
     return f'<ul class="verdict">{"".join(lines)}</ul>'
+
+
+def _note(remark: str | None) -> str:
+    return f"<small>{escape(remark)}</small>" if remark else ""

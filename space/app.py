@@ -1,7 +1,7 @@
 """Serve the page: `python -m space.app`.
 
-FINDTRACK_SPACE_MODEL names the checkpoint, a folder or a Hub id; without it the one that ships with
-FindTrack is taken. Limits are settings, too: see limits.py.
+FINDTRACK_SPACE_MODEL names the checkpoint as `findtrack segment --model` does; without it that
+command's default is taken. Limits are settings, too: see limits.py.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from space.segmenter import Segmenter  # isort: skip  (before Gradio and torch, 
 
 import gradio as gr
 
-from modeling_findtrack.cli import DEFAULT_MODEL
+from modeling_findtrack.shipped import DEFAULT_MODEL
 from space.download import limit_downloads
 from space.limits import PREFIX, Limits
 from space.look import CSS, SCRIPT, theme

@@ -95,6 +95,7 @@ body.dark { --line: var(--neutral-500); --focus: var(--primary-400); }
   overflow-wrap: anywhere; }
 .verdict .missing { border: 1px dashed var(--line); }
 .verdict span { color: var(--body-text-color-subdued); }
+.verdict small { display: block; margin-top: .2rem; color: var(--body-text-color-subdued); }
 .verdict i, .timeline i { display: inline-block; width: .8em; height: .8em; margin-right: .5em;
   border-radius: .2em; border: 1px solid var(--body-text-color-subdued); }
 .timeline { padding: .6rem 1rem; border: 1px solid var(--border-color-primary);

@@ -12,8 +12,6 @@ from . import surroundings  # noqa: F401  # isort: skip  (before Gradio)
 
 import gradio as gr
 
-from modeling_findtrack.cli import DEFAULT_MODEL, model_name
-
 from .answer import Answer, answer
 from .background import Step, in_background
 from .example_answers import ExampleAnswers
@@ -41,10 +39,11 @@ SCORES = (
     "*presence*, where the model tells it, says whether the object is there at all. Of the frames "
     "above the threshold, the one with the best score is tracked: ★."
 )
-TINY = (
-    "<p>This is the small model that ships with FindTrack: it was trained on synthetic videos of "
-    "emoji and shows how the method works, not what it can do on real footage.</p>"
-)
+NOTES = {  # on some models, by name
+    "findtrack-tiny": "<p>This is the smallest model that ships with FindTrack: it was trained on "
+    "synthetic videos of emoji and shows how the method works, not what it can do on real footage."
+    "</p>",
+}
 WAITING = '<div class="progress-line" aria-live="polite">Waiting for its turn</div>'
 # Presses the button, as soon as that is possible, unless the answer is there already.
 PRESS = """async (there) => {
@@ -330,7 +329,7 @@ def _hero(name: str) -> str:
         "<h1>FindTrack</h1><p>Say what to follow in a video. The object is <b>found first</b> on a "
         "few frames, then <b>tracked next</b> through all of them: one mask per frame. "
         f"Model: {escape(name)}.</p>"
-    ) + (TINY if name == model_name(DEFAULT_MODEL) else "")
+    ) + NOTES.get(name, "")
 
 
 def _buttons(working: bool) -> tuple[dict, dict]:

@@ -37,7 +37,7 @@ class Segmenter:
     """A model with its processor and what the page must know of it.
 
     Args:
-        name: Checkpoint folder or Hub id.
+        name: Checkpoint folder, Hub id, or short name of a shipped checkpoint.
         device: As in `findtrack segment`.
 
     Attributes:
@@ -73,6 +73,10 @@ class Segmenter:
         # Nothing but this runs on the GPU: reading and drawing would waste the visitor's share.
         self.segment: Segment = spaces.GPU(segment, duration=self.seconds) if spaces else segment
         self.shared_gpu: bool = bool(spaces) and spaces.config.Config.zero_gpu
+
+    def remark(self, expression: str) -> str | None:
+        """What the visitor should know of the words, see `FindTrackProcessor.remark`."""
+        return self.processor.remark(expression)
 
     def seconds(
         self, video: Video, expressions: Sequence[str], key_frames: int, threshold: float = 0

@@ -26,19 +26,21 @@ import torch
 from PIL import Image
 
 from eval.demo import SAMPLE
-from modeling_findtrack.cli import DEFAULT_MODEL, load_model
+from modeling_findtrack.cli import load_model
 from modeling_findtrack.results import Track
+from modeling_findtrack.shipped import checkpoint
 from modeling_findtrack.video_io import open_video
 from modeling_findtrack.video_writer import VideoWriter
 
 ROOT = Path(__file__).parents[1]
+MODEL = "tiny"  # the clips show sprites
 FPS = 16  # of the clips, as of the sample
 MAX_MEGABYTES = 1  # of an upload; every good clip here is far below
 KEEP_SECONDS = 6  # results and uploads of this age are removed
 PATIENCE = 200  # seconds before a wait is given up; nothing is judged by how long it takes
 
 needs_space = pytest.mark.skipif(
-    not (Path(DEFAULT_MODEL) / "model.safetensors").is_file(),
+    not (Path(checkpoint(MODEL)) / "model.safetensors").is_file(),
     reason="the shipped checkpoint has no model.safetensors here",
 )
 
@@ -123,6 +125,7 @@ class SpaceServer:
             "PYTHONUNBUFFERED": "1",  # the log is read
             "TMPDIR": str(self.work),
             "GRADIO_TEMP_DIR": str(self.files),
+            "FINDTRACK_SPACE_MODEL": MODEL,
             "FINDTRACK_SPACE_KEEP_SECONDS": str(KEEP_SECONDS),
             "FINDTRACK_SPACE_MAX_MEGABYTES": str(MAX_MEGABYTES),
             # Masks are compared bit by bit; sums depend on the number of threads.
@@ -239,7 +242,7 @@ class SpaceServer:
 
 @pytest.fixture(scope="session")
 def space_server(tmp_path_factory) -> Iterator[SpaceServer]:
-    """The app with its defaults, but for the limits above."""
+    """The app with its defaults, but for model and limits above."""
     pytest.importorskip("gradio", reason="gradio is not installed")
     server = SpaceServer(tmp_path_factory.mktemp("space"))
     try:
@@ -250,10 +253,10 @@ def space_server(tmp_path_factory) -> Iterator[SpaceServer]:
 
 
 class Reference:
-    """The shipped model in this process: what the app has to answer."""
+    """The same model in this process: what the app has to answer."""
 
     def __init__(self):
-        self.model, self.processor = load_model(DEFAULT_MODEL, "cpu")
+        self.model, self.processor = load_model(MODEL, "cpu")
 
     def __call__(self, video, text: str, **options) -> list[Track]:
         """`model.segment` of a path or frames (T, H, W, 3), one track per line."""

@@ -1,5 +1,5 @@
 """The benchmark runner: from trees on disk to masks, scores, zips and reports, however often it is
-interrupted and however many processes share the work. The model is the shipped one."""
+interrupted and however many processes share the work. The model is the shipped `tiny`."""
 
 import dataclasses
 import json
@@ -29,9 +29,11 @@ from eval.scoring import format_scores, score_predictions
 from eval.submission import write_submission
 from modeling_findtrack import cli
 from modeling_findtrack.configuration_findtrack import CUTIE_SETTINGS
+from modeling_findtrack.shipped import checkpoint
 from tests import benchmark_trees as trees
 from tests.tiny_cutie import needs_cutie, tiny_model
 
+MODEL = checkpoint("tiny")
 CHECKOUT = Path(__file__).resolve().parents[1]
 MAKERS = {
     "ref-youtube-vos": trees.make_ref_youtube_vos,
@@ -63,7 +65,7 @@ def _write_sprite_frames(folder: Path, clip: trees.Clip) -> None:
 @pytest.fixture(scope="module")
 def loaded():
     """(model, processor)"""
-    return cli.load_model(cli.DEFAULT_MODEL, "cpu", "float32")
+    return cli.load_model(MODEL, "cpu", "float32")
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +73,7 @@ def run(loaded):
     """Run a benchmark into a folder; the report."""
 
     def start(benchmark, out, **options):
-        options = {"model_name": cli.DEFAULT_MODEL} | options
+        options = {"model_name": MODEL} | options
         return run_benchmark(benchmark, *loaded, RunFolder(out), **options)
 
     return start
@@ -249,7 +251,7 @@ def test_truth_may_come_after_the_masks(roots, loaded, tmp_path, monkeypatch):
     root = roots["ref-youtube-vos"]
     monkeypatch.setattr(cli, "load_model", lambda *_: loaded)
     arguments = ["ref-youtube-vos", "--root", str(root), "--device", "cpu", "--workers", "1"]
-    arguments += ["--out", str(tmp_path)]
+    arguments += ["--model", "tiny", "--out", str(tmp_path)]
     assert command.main(arguments) == 0
     records = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "records").iterdir()}
     assert json.loads((tmp_path / "report.json").read_text())["scores"] is None
@@ -267,7 +269,7 @@ def test_named_videos_of_a_damaged_split_make_no_zip(roots, loaded, tmp_path, mo
     (tmp_path / "names").write_text(named)
     monkeypatch.setattr(cli, "load_model", lambda *_: loaded)
     arguments = ["ref-youtube-vos", "--root", str(root), "--split", "valid", "--device", "cpu"]
-    arguments += ["--out", str(tmp_path / "out")]
+    arguments += ["--model", "tiny", "--out", str(tmp_path / "out")]
     assert command.main(arguments) == 2
     assert lost in capsys.readouterr().err
     assert command.main([*arguments, "--videos", str(tmp_path / "names")]) == 0
@@ -316,7 +318,7 @@ def test_another_run_is_refused_and_replaced_on_demand(sprites, run, roots, tmp_
     shutil.copytree(undisturbed, out)
     before = _files(out)
     other = tmp_path / "other"
-    shutil.copytree(cli.DEFAULT_MODEL, other)
+    shutil.copytree(MODEL, other)
     (other / "config.json").write_text((other / "config.json").read_text() + "\n")
     with pytest.raises(ValueError, match="another run .*model digest .*--overwrite"):
         run(benchmark, out, model_name=str(other))
@@ -357,14 +359,13 @@ def test_a_video_that_fails_is_named_and_not_finished(sprites, loaded, tmp_path)
             return [dataclasses.replace(track, score=float("nan")) for track in tracks]
 
     with pytest.raises(ValueError, match=f"video {benchmark.videos[0]}.*score is nan"):
-        run_benchmark(
-            benchmark, Nan(), processor, RunFolder(tmp_path), model_name=cli.DEFAULT_MODEL
-        )
+        run_benchmark(benchmark, Nan(), processor, RunFolder(tmp_path), model_name=MODEL)
     assert not RunFolder(tmp_path).finished(benchmark.videos[0])
 
 
 def _arguments(roots, out, *more) -> list[str]:
     options = ["--root", str(roots["ref-sprites"]), "--device", "cpu", "--workers", "1"]
+    options += ["--model", "tiny"]
     return ["ref-sprites", *options, "--out", str(out), *more]
 
 
@@ -416,7 +417,7 @@ def test_tracker_settings_are_part_of_what_a_run_is(roots):
     benchmark = load_benchmark("mevis", roots["mevis"], "valid_u")
 
     def identity() -> dict:
-        return benchmark_run._identity(benchmark, model, cli.DEFAULT_MODEL, 10)
+        return benchmark_run._identity(benchmark, model, MODEL, 10)
 
     before = identity()
     benchmark_run.set_tracker(model, "mevis")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_findtrack import cli
+from modeling_findtrack import cli, shipped
 from modeling_findtrack.results import Candidate, MaskSequence, Track, encode_mask
 from modeling_findtrack.video_io import open_video
 from modeling_findtrack.video_writer import VideoWriter
@@ -45,9 +45,18 @@ class FakeModel:
         return tracks
 
 
+class FakeProcessor:
+    """Knows every word but "axolotl", and one noun."""
+
+    nouns = ["dog"]
+
+    def remark(self, text):
+        return "unknown word 'axolotl'; known nouns: dog" if "axolotl" in text else None
+
+
 @pytest.fixture
 def fake(monkeypatch):
-    monkeypatch.setattr(cli, "load_model", lambda *_: (FakeModel(), None))
+    monkeypatch.setattr(cli, "load_model", lambda *_: (FakeModel(), FakeProcessor()))
 
 
 @pytest.fixture
@@ -72,7 +81,7 @@ def test_segment_writes_everything(fake, clip, capsys):
     assert files("X") == masks | {"result.json", "overlay.mp4", "contact_sheet.png"}
     assert os.listdir(".") == ["X"]
     result = json.loads(Path("X/result.json").read_text())
-    assert result["model"] == "findtrack-tiny"
+    assert result["model"] == f"findtrack-{shipped.DEFAULT}"
     assert result["video"]["path"] == clip
     dog, ghost = result["expressions"]
     assert (dog["found"], dog["key_frame"], ghost["found"]) == (True, 0, False)
@@ -94,6 +103,39 @@ def test_segment_defaults_and_other_writers(fake, clip, capsys):
     assert capsys.readouterr() == ("", "")
     assert cli.main(["segment", clip, "the dog"]) == 0, "a previous result is replaced"
     assert not Path("clip.findtrack/coco.json").exists()
+
+
+def test_words_that_the_model_does_not_know_are_told(fake, clip, capsys):
+    sentences = ["the dog", "the  axolotl\non the left", "an axolotl"]
+    command = ["segment", clip, *sentences, "--out", "X", "--write", "coco"]
+    assert cli.main([*command, "--model", "some folder"]) == 0
+    out, err = capsys.readouterr()
+    remark = "unknown word 'axolotl'; known nouns: dog (all: findtrack nouns --model 'some folder')"
+    assert err.splitlines() == [
+        f'findtrack: "the axolotl on the left": {remark}', f'findtrack: "an axolotl": {remark}',
+    ]  # fmt: skip
+    assert "axolotl on the left: found" in out
+    assert cli.main(command) == 0
+    assert capsys.readouterr().err.endswith("dog (all: findtrack nouns)\n")
+    assert cli.main([*command, "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_model_without_a_list_of_nouns_names_none(fake, clip, capsys, monkeypatch):
+    monkeypatch.setattr(FakeProcessor, "nouns", None)
+    monkeypatch.setattr(FakeProcessor, "remark", lambda *_: "unknown word 'x'")
+    assert cli.main(["segment", clip, "x", "--out", "X"]) == 0
+    assert capsys.readouterr().err == "findtrack: \"x\": unknown word 'x'\n"
+
+
+def test_nouns(capsys, tmp_path):
+    pytest.importorskip("torch")
+    assert cli.main(["nouns", "--model", "tiny"]) == 0
+    out, err = capsys.readouterr()
+    assert (err, len(out.splitlines())) == ("", 180) and "panda" in out.splitlines()
+    assert cli.main(["nouns", "--model", str(tmp_path)]) == 2
+    err = capsys.readouterr().err
+    assert "no model there" in err and err.count("\n") == 1
 
 
 def test_segment_takes_a_folder_of_images(fake, clip):
@@ -196,6 +238,8 @@ def test_model_errors_are_one_line(clip, capsys, tmp_path):
         str(other): "not a FindTrack model, but of type clip",
     }
     for name, message in cases.items():
+        assert cli.main(["nouns", "--model", name]) == 2
+        assert message in capsys.readouterr().err
         assert cli.main(["segment", clip, "a dog", "--model", name, "--out", "X"]) == 2
         err = capsys.readouterr().err
         assert message in err and err.count("\n") == 1
@@ -210,7 +254,7 @@ def test_failure_half_way_leaves_nothing(clip, capsys, monkeypatch):
         def segment(self, *args, **settings):
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cli, "load_model", lambda *_: (FullDisk(), None))
+    monkeypatch.setattr(cli, "load_model", lambda *_: (FullDisk(), FakeProcessor()))
     assert cli.main(["segment", clip, "a dog", "--out", "a/b"]) == 2
     assert "No space left" in capsys.readouterr().err
     assert os.listdir(".") == []
@@ -239,14 +283,14 @@ def run_command(code: str, folder: Path) -> subprocess.Popen:
 SLOW = """
 import sys, time
 from modeling_findtrack import cli
-from test_cli import FakeModel
+from test_cli import FakeModel, FakeProcessor
 
 class Slow(FakeModel):
     def segment(self, *args, **settings):
         print("working", flush=True)
         time.sleep(60)
 
-cli.load_model = lambda *_: (Slow(), None)
+cli.load_model = lambda *_: (Slow(), FakeProcessor())
 sys.exit(cli.main(["segment", {clip!r}, "a dog", "--out", "out"]))
 """
 
@@ -267,12 +311,12 @@ def test_interrupt_removes_what_was_begun(number, clip, tmp_path):
 LATE = """
 import os, signal, sys
 from modeling_findtrack import cli
-from test_cli import FakeModel
+from test_cli import FakeModel, FakeProcessor
 
 def interrupted(text):
     os.kill(os.getpid(), signal.SIGINT)
 
-cli.load_model = lambda *_: (FakeModel(), None)
+cli.load_model = lambda *_: (FakeModel(), FakeProcessor())
 cli._say = interrupted
 sys.exit(cli.main(["segment", {clip!r}, "a dog", "--out", "out", "--write", "coco"]))
 """
@@ -288,7 +332,7 @@ def test_an_interrupt_after_the_result_says_what_was_written(clip, tmp_path):
 SWALLOWED = """
 import os, signal, sys
 from modeling_findtrack import cli
-from modeling_findtrack.video_io import open_video
+from test_cli import FakeProcessor
 
 class Masking:
     def segment(self, *_, **__):
@@ -297,7 +341,7 @@ class Masking:
         except KeyboardInterrupt:
             raise TypeError("an unexpected keyword argument") from None
 
-cli.load_model = lambda *_: (Masking(), None)
+cli.load_model = lambda *_: (Masking(), FakeProcessor())
 sys.exit(cli.main(["segment", {clip!r}, "a dog", "--out", "out"]))
 """
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval.demo import DEMOS, SAMPLE, TINY, score_folders
-from modeling_findtrack.cli import DEFAULT_MODEL
+from eval.demo import DEMOS, SAMPLE, score_folders
 from modeling_findtrack.overlay import DEFAULT_FPS
+from modeling_findtrack.shipped import DEFAULT_MODEL, checkpoint
 from modeling_findtrack.video_io import open_video
 
 ROOT = Path(__file__).parents[1]
@@ -22,9 +22,10 @@ FACTS = json.loads((SAMPLE / "sample.json").read_text(encoding="utf-8"))
 PHOTO = DEMOS[0].sample
 # A word of the model's vocabulary, of nothing in the sample: presence 0.02 where 0.7 is asked for.
 ABSENT = "the car"
+UNKNOWN = "the Axolotls"
 
 pytestmark = pytest.mark.skipif(
-    not all((Path(m) / "model.safetensors").is_file() for m in (DEFAULT_MODEL, TINY)),
+    not all((Path(m) / "model.safetensors").is_file() for m in (DEFAULT_MODEL, checkpoint("tiny"))),
     reason="a shipped checkpoint has no model.safetensors here",
 )
 
@@ -37,6 +38,7 @@ class Run:
     sentences: list[str]
     out: Path
     result: dict
+    told: str  # on stderr
 
     def masks(self, number: int = 0) -> np.ndarray:
         """(T, H, W) bool of one sentence."""
@@ -57,14 +59,14 @@ def segment(source: Path, sentences: list[str], out: Path, *options: str) -> Run
     assert process.returncode == 0, process.stderr
     assert "Traceback" not in process.stderr
     result = json.loads((out / "result.json").read_text(encoding="utf-8"))
-    return Run(source, sentences, out, result)
+    return Run(source, sentences, out, result, process.stderr)
 
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory) -> Run:
     out = tmp_path_factory.mktemp("film") / "out"
     sentences = [FACTS["expression"], ABSENT]
-    return segment(SAMPLE / "sample.mp4", sentences, out, "--model", str(TINY))
+    return segment(SAMPLE / "sample.mp4", sentences, out, "--model", "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +79,8 @@ def folder(tmp_path_factory) -> Run:
         for t, frame in enumerate(video.frames()):
             if t % 4 == 0:
                 Image.fromarray(frame).save(images / f"{t}.png")
-    return segment(images, [FACTS["expression"]], root / "out", "--model", str(TINY))
+    sentences = [FACTS["expression"], UNKNOWN]
+    return segment(images, sentences, root / "out", "--model", "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +139,12 @@ def test_what_is_not_there_is_not_found(film):
     answer = film.result["expressions"][1]
     assert answer["text"] == ABSENT and not answer["found"] and answer["key_frame"] is None
     assert not film.masks(1).any() and not any(answer["presence"])
+
+
+def test_an_unknown_word_is_told_once_and_kept(folder):
+    assert folder.told == f"findtrack: \"{UNKNOWN}\": unknown word 'axolotls'\n"
+    unknown = [answer["unknown_words"] for answer in folder.result["expressions"]]
+    assert unknown == [[], ["axolotls"]]
 
 
 def test_memory_stays_below_two_gigabytes(film, folder):

@@ -211,7 +211,7 @@ def test_answers_of_another_cache_version_are_scored_again(tree, fake, tmp_path,
 
 def test_devices_and_dtypes_are_those_of_the_command_line(capsys):
     assert (report.DEVICES, report.DTYPES) == (cli._DEVICES, cli._DTYPES)
-    assert report.DEFAULT_MODEL == cli.DEFAULT_MODEL
+    assert report.shipped.DEFAULT_MODEL == cli.DEFAULT_MODEL
     for main, needed in ((sprites.main, "--out"), (propagation.main, "--davis")):
         with pytest.raises(SystemExit) as stop:
             main([needed, "somewhere", "--device", "tpu"])
@@ -420,7 +420,7 @@ def samples(tmp_path, monkeypatch) -> Path:
         facts = {"expression": f"the left {name}"}
         (tmp_path / name / "sample.json").write_text(json.dumps(facts))
     first = demo.Demo("real", tmp_path / "dog", None)
-    monkeypatch.setattr(demo, "DEMOS", (first, demo.Demo("drawn", tmp_path / "swan", Path("m"))))
+    monkeypatch.setattr(demo, "DEMOS", (first, demo.Demo("drawn", tmp_path / "swan", "m")))
     return tmp_path
 
 
@@ -457,5 +457,5 @@ def test_demo_stops_with_the_status_of_what_fails(samples, monkeypatch, capsys):
 def test_demo_starts_with_a_real_picture_and_the_default_model():
     photo, sprites = demo.DEMOS
     assert photo.sample.parent.name == "photos" and photo.model is None
-    assert sprites.sample == demo.SAMPLE and sprites.model.name == "tiny"
+    assert sprites.sample == demo.SAMPLE and sprites.model == "tiny"
     assert all((d.sample / "sample.mp4").is_file() for d in demo.DEMOS)

@@ -48,7 +48,8 @@ def make_track(video, text="the dog", found=True, shift=0, score=0.75) -> Track:
     presence = np.linspace(0, 1, video.num_frames, dtype=np.float32)
     key = indices[-1] if found else None
     sequence = MaskSequence.from_masks(masks)
-    return Track(text, found, score, key, candidates, sequence, presence)
+    unknown = ("“ł”", "猫") if "猫" in text else ()
+    return Track(text, found, score, key, candidates, sequence, presence, unknown)
 
 
 @pytest.fixture
@@ -283,7 +284,8 @@ def test_result_json(folder, video):
         "duration": 0.5,
         "timestamps": [round(float(t), 6) for t in TIMES],
     }
-    dog, _, ghost = data["expressions"]
+    dog, cat, ghost = data["expressions"]
+    assert [e["unknown_words"] for e in (dog, cat, ghost)] == [[], ["“ł”", "猫"], []]
     assert (dog["id"], dog["text"], dog["found"]) == ("0", "the dog", True)
     assert (dog["score"], dog["key_frame"]) == (0.75, 9)
     assert dog["candidates"][2] == {

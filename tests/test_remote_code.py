@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from modeling_findtrack import cli, tracker_sam2
+from modeling_findtrack import cli, shipped, tracker_sam2
 from modeling_findtrack import hub_folder as hub_folder_module
 from modeling_findtrack.processing_findtrack import resize_filtered
 from tests import tiny_cutie
@@ -215,10 +215,12 @@ def test_a_checkpoints_own_card_goes_along_with_the_curves_it_shows(checkpoint, 
     assert (tmp_path / "out" / "training.png").read_bytes() == b"curves"
 
 
-def test_the_shipped_model_has_its_card():
-    assert hub_folder_module.model_card(cli.DEFAULT_MODEL, shipped=True).samefile(
-        Path(__file__).parents[1] / "model_card.md"
-    )
+def test_the_shipped_models_have_their_cards():
+    root = Path(__file__).parents[1]
+    cards = {"small": root / "model_card.md", "tiny": root / "modeling_findtrack/tiny/README.md"}
+    for name, card in cards.items():
+        assert hub_folder_module.model_card(shipped.checkpoint(name)).samefile(card)
+    assert not cards["small"].samefile(cards["tiny"])
 
 
 def test_push_uploads_only_what_was_written(checkpoint, tmp_path, monkeypatch):

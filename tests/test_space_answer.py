@@ -77,6 +77,9 @@ class Stub:
         self.asked.append((video, expressions, key_frames, threshold))
         yield from in_steps(lambda progress: self._work(video, expressions, key_frames, progress))
 
+    def remark(self, expression):
+        return f"unknown word {expression!r}" if expression == QUOTES else None
+
     def seconds(self, video, expressions, key_frames, threshold):
         return video.num_frames * len(expressions) * key_frames
 
@@ -369,6 +372,14 @@ def test_a_line_per_expression_with_what_became_of_it(asked):
         assert "not found" not in said
 
 
+def test_a_remark_on_the_words_stands_with_its_expression(asked):
+    lines = parse(asked[2].verdict).iter("li")
+    remarks = ["".join(line.find("small").itertext()) if line.find("small") is not None else None
+               for line in lines]  # fmt: skip
+    assert remarks == [None, None, None, f"unknown word {QUOTES!r}"]
+    assert all(answer["unknown_words"] == [] for answer in asked[2].result["expressions"])
+
+
 def test_not_found_tells_the_best_candidates(tracks, clip):
     video = open_video(clip)
     scores = [0.1, 0.4, 0.3, -0.2, 0.2]
@@ -381,7 +392,7 @@ def test_not_found_tells_the_best_candidates(tracks, clip):
     def said(candidates):
         track = make_track(video, "a ghost")
         track = Track("a ghost", False, 0.4, None, candidates, track.masks, track.presence)
-        (line,) = of_class(parse(verdict(video, [track], 0.7)), "missing")
+        (line,) = of_class(parse(verdict(video, [track], 0.7, [None])), "missing")
         return "".join(line.itertext())
 
     text = said(candidates)

@@ -10,7 +10,7 @@ gr = pytest.importorskip("gradio", reason="gradio is not installed")
 from space.answer import Answer  # noqa: E402
 from space.background import Step  # noqa: E402
 from space.limits import Limits  # noqa: E402
-from space.page import Page  # noqa: E402
+from space.page import Page, _hero  # noqa: E402
 
 OPTIONS = (5, 0.7, 0, 0, 0.45)
 VISITOR = SimpleNamespace(session_hash="visitor")
@@ -75,6 +75,11 @@ def test_a_closed_page_is_forgotten(page, monkeypatch):
 
     asyncio.run(use())
     assert not page._wanted
+
+
+def test_what_is_said_of_a_model_is_of_that_model():
+    assert "emoji" in _hero("findtrack-tiny")
+    assert not [name for name in ("findtrack-small", "someone/tiny") if "emoji" in _hero(name)]
 
 
 def iter_steps(*steps):

@@ -26,11 +26,18 @@ import gradio_client  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from modeling_findtrack.cli import DEFAULT_MODEL, load_model  # noqa: E402
+from modeling_findtrack.cli import load_model  # noqa: E402
 from modeling_findtrack.results import Candidate, MaskSequence, Track, encode_mask  # noqa: E402
 from space.background import Result, Step  # noqa: E402
 from space.segmenter import Segmenter, estimated_seconds  # noqa: E402
-from tests.space_server import PATIENCE, ROOT, SpaceServer, needs_space, write_clip  # noqa: E402
+from tests.space_server import (  # noqa: E402
+    MODEL,
+    PATIENCE,
+    ROOT,
+    SpaceServer,
+    needs_space,
+    write_clip,
+)
 from tests.zerogpu_programs import MANY, PART, TEXTS, ask  # noqa: E402
 
 needs_fork = pytest.mark.skipif(
@@ -153,9 +160,9 @@ def test_requests_run_in_a_process_that_asked_for_the_gpu(
     clip = write_clip(tmp_path / "clip.mp4", FRAMES + 2)
     said = run_requests(clip, tmp_path, environment)
 
-    segmenter = Segmenter(DEFAULT_MODEL, "cpu")
+    segmenter = Segmenter(MODEL, "cpu")
     device = "cuda" if GPU else "cpu"
-    segmenter.model, _ = load_model(DEFAULT_MODEL, device, "bfloat16")  # as on any new GPU
+    segmenter.model, _ = load_model(MODEL, device, "bfloat16")  # as on any new GPU
     assert said["shared"] and not segmenter.shared_gpu
     *_, expected = ask(segmenter, str(clip), TEXTS)
     assert all(track.found and track.masks.areas().any() for track in expected.value)

@@ -477,11 +477,12 @@ def test_options_of_other_datasets_are_refused(folder, capsys):
 
 @pytest.fixture(scope="module")
 def loaded():
-    return cli.load_model(cli.DEFAULT_MODEL, "cpu", "float32")
+    return cli.load_model("tiny", "cpu", "float32")
 
 
 def run(root: Path, out: Path, *more: str) -> int:
     arguments = ["video-folder", "--root", str(root), "--device", "cpu", "--workers", "1"]
+    arguments += ["--model", "tiny"]
     return command.main([*arguments, "--key-frames", "2", "--out", str(out), *more])
 
 
@@ -694,7 +695,7 @@ def test_fine_tuning_on_a_video_file(folder, tmp_path, monkeypatch):
         state._reset_state()
     out = tmp_path / "run"
     changes = [
-        f"model={cli.DEFAULT_MODEL}", f"benchmarks.0.root={root}", f"validation.root={root}",
+        "model=tiny", f"benchmarks.0.root={root}", f"validation.root={root}",
         "validation.key_frames=1", "steps=2", "batch_size=1", "track.frames=[2]", "track.every=1",
         "workers=0", "checkpoint_every=2", "log_every=1",
     ]  # fmt: skip

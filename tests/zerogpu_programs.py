@@ -17,7 +17,6 @@ from space import surroundings  # noqa: F401  # isort: skip  (before Gradio)
 import spaces  # isort: skip
 import torch
 
-from modeling_findtrack.cli import DEFAULT_MODEL
 from space.intake import Options, open_upload
 from space.limits import Limits
 from space.segmenter import Segmenter
@@ -50,7 +49,7 @@ def send_requests(clip: str, folder: Path) -> None:
 
     `calls` gets a line from the process that the model runs in: its id, and what became of a call.
     """
-    segmenter = Segmenter(DEFAULT_MODEL)
+    segmenter = Segmenter("tiny")
     spaces.zero.torch.pack()
     segment = segmenter.model.segment
 

@@ -10,6 +10,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from eval.conventions import PER_EXPRESSION
 from eval.report import markdown_table, write_text
+from modeling_findtrack.cli import model_name
 
 from .wording import counted, duration
 
@@ -256,8 +257,8 @@ def _introduction(facts: RunFacts, more: bool) -> str:
 
 def _base_name(facts: RunFacts) -> str:
     """As given, but no absolute path: it tells of the machine, not of the model."""
-    path = Path(facts.base_model)
-    return path.name if path.is_absolute() else facts.base_model
+    name = model_name(facts.base_model)
+    return Path(name).name if Path(name).is_absolute() else name
 
 
 def _fact_table(facts: RunFacts) -> str:

@@ -88,7 +88,7 @@ class Checkpoints:
         config = self.training.config
         plain = {k: v.detach().cpu() for k, v in merged(state, config.lora).items()}
         if config.save_dtype is None:
-            return as_stored(plain, config.model)
+            return as_stored(plain, config.start)
         dtype = _DTYPES[config.save_dtype]
         return {k: v.to(dtype) if v.is_floating_point() else v for k, v in plain.items()}
 

@@ -14,6 +14,8 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from modeling_findtrack.shipped import DEFAULT, checkpoint
+
 
 @dataclass
 class BenchmarkData:
@@ -162,7 +164,7 @@ class Validation:
 class Config:
     """One run of `training.finetune`."""
 
-    model: str = "modeling_findtrack/tiny"  # checkpoint to start from: folder or Hub id
+    model: str = DEFAULT  # checkpoint to start from: folder, Hub id or short name
     out: str = "runs/finetune"
     seed: int = 0
     # Part of the model -> checkpoint it comes from instead, "CHECKPOINT" or "CHECKPOINT:PART".
@@ -205,6 +207,11 @@ class Config:
     validate_every: int | None = None  # multiple of checkpoint_every; None is at each checkpoint
     trackers: list[str] = field(default_factory=list)  # of Accelerate: tensorboard, trackio, ...
     log_every: int = 10  # steps
+
+    @property
+    def start(self) -> str:
+        """Folder or Hub id of `model`."""
+        return checkpoint(self.model)
 
     @property
     def tasks(self) -> dict[str, Task]:

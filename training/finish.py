@@ -35,7 +35,7 @@ def _facts(session, step: int, is_best: bool) -> RunFacts:
     else:
         data = [f"{b.name} {b.split}" for b in config.benchmarks]
     return RunFacts(
-        base_model=config.model,
+        base_model=config.start,
         config_name=session.name,
         benchmark=config.validation.name if config.validation else "",
         split=config.validation.split if config.validation else None,

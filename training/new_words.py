@@ -26,6 +26,7 @@ def add_new_words(model, processor, texts: Iterable[str], seed: int = 0) -> list
     Returns:
         The words, sorted.
     """
+    texts = processor.reworded(texts)  # a synonym of a known word is not a new one
     words = sorted({word for text in texts for word in re.findall(r"\w+", text.lower())})
     generator = torch.Generator().manual_seed(seed)
     beit3 = model.finder.beit3
@@ -38,7 +39,10 @@ def add_new_words(model, processor, texts: Iterable[str], seed: int = 0) -> list
         table = _grown(text.embeddings.token_embedding, len(processor.clip_tokenizer), generator)
         text.embeddings.token_embedding = table
         model.config.aligner_config.text_config.vocab_size = table.num_embeddings
-    return sorted(set(fresh))
+    fresh = sorted(set(fresh))
+    if processor.nouns:  # nothing tells which of the words are some
+        processor.nouns += fresh
+    return fresh
 
 
 def _extend(tokenizer, words: Iterable[str]) -> list[str]:

@@ -8,6 +8,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from modeling_findtrack.shipped import checkpoint
+
 from .config import Lora
 
 
@@ -124,7 +126,7 @@ def take_parts(model: nn.Module, parts: dict[str, str]) -> None:
     """Load parts of the model from other checkpoint folders.
 
     Args:
-        parts: Part -> "CHECKPOINT" or "CHECKPOINT:PART there".
+        parts: Part -> "CHECKPOINT" or "CHECKPOINT:PART there"; a folder or a short name.
 
     Raises:
         ValueError: A checkpoint lacks some of the part, or has it in another shape.
@@ -133,6 +135,7 @@ def take_parts(model: nn.Module, parts: dict[str, str]) -> None:
     own = model.state_dict()
     for part, origin in parts.items():
         folder, _, there = origin.partition(":")
+        folder = checkpoint(folder)
         there = there or part
         file = Path(folder) / "model.safetensors"
         if not file.is_file():

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
 from modeling_findtrack.cli import load_model
+from modeling_findtrack.shipped import checkpoint
 
 from .averaging import MovingAverage
 from .checkpoints import Checkpoints, fingerprint
@@ -99,7 +100,7 @@ class Session:
         """Model and objectives, with only what is to learn learning."""
         config = self.config
         # In float32, whatever the checkpoint is stored in: small steps vanish in half precision.
-        model, self.processor = load_model(config.model, "cpu", "float32")
+        model, self.processor = load_model(config.start, "cpu", "float32")
         take_parts(model, config.parts)
         if config.new_words:
             words = add_new_words(model, self.processor, self.data.texts, config.seed)
@@ -194,8 +195,10 @@ class Session:
 
     def _identity(self) -> dict:
         values = {k: v for k, v in asdict(self.config).items() if k not in _FREE}
-        origins = {part: o.partition(":")[0] for part, o in self.config.parts.items()}
-        values["weights"] = fingerprint(self.config.model)
+        origins = {
+            part: checkpoint(origin.partition(":")[0]) for part, origin in self.config.parts.items()
+        }
+        values["weights"] = fingerprint(self.config.start)
         # Also what is kept apart for validation: it decides what is left to train on.
         texts = "\0".join(self.data.texts)
         values["data"] = hashlib.sha256(texts.encode()).hexdigest()
