@@ -56,6 +56,8 @@ class Vocabulary:
         words = {word for phrase in self._known_phrases for word in phrase.split()}
         known = self._known(sorted(words))
         for phrase, given in self._known_phrases.items():
+            if self._readings.get(phrase, given) != given:
+                continue  # it is read as another one, as "race car" may be as "race_car"
             if not phrase or not known.issuperset(phrase.split()):
                 raise ValueError(f"nouns and synonyms: the tokenizer does not know {given!r}")
 
@@ -151,6 +153,7 @@ class Vocabulary:
     def _has_noun(self, text: str) -> bool:
         """Whether a known noun is in a sentence, in the plural, too."""
         nouns, words = {_plain(noun) for noun in self.nouns}, _words(text)
+        nouns |= {_plain(self._readings[noun]) for noun in nouns}
         phrases = (
             " ".join(words[i : i + count])
             for i in range(len(words))

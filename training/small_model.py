@@ -18,7 +18,7 @@ from modeling_findtrack.hub_folder import save_weights
 from .folders import complete_folder
 from .lite_weights import LiteClassifier, read_classifier
 from .photos.nouns import MEN, PEOPLE, ROLES, WOMEN, classes, nouns, plural
-from .photos.sentences import words
+from .photos.sentences import joined, named, synonyms, words
 from .tiny_model import initialise, tokenizers
 
 FINDER_SIZE, TRACKER_SIZE = 320, 256  # in training
@@ -157,6 +157,8 @@ def build_processor() -> FindTrackProcessor:
         aligner_size=ALIGNER_SIZE,
         aligner_geometry="squash",
         aligner_max_tokens=aligner.model_max_length,
+        nouns=named(),
+        synonyms=synonyms(),
     )
 
 
@@ -270,7 +272,7 @@ def _start_words(model, processor, classifier: LiteClassifier, maps) -> None:
         if row is None:
             row = 0.3 * torch.randn(DIM, generator=generator) * sizes.mean() / DIM**0.5
         said = [name, plural(name), *(people if noun.group == PEOPLE else ())]
-        for word in {w.replace(" ", "_") for w in said if w}:
+        for word in {joined(w) for w in said if w}:
             index = tokenizer.convert_tokens_to_ids(word)
             table[index] = row + 0.01 * torch.randn(DIM, generator=generator)
             saliences[index] = 4.0

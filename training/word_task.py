@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .frame_batch import Reads, encode, frame_tensors
 from .losses import hard_iou, mask_dice
 from .photos.nouns import confusable, true_of
+from .photos.sentences import joined
 from .samples import FrameSample
 from .targets import as_tensor, coverage
 
@@ -89,7 +90,7 @@ class WordObjective(nn.Module):
     def __init__(self, processor, nouns: Sequence[str]):
         super().__init__()
         self.processor, self.nouns = processor, tuple(nouns)
-        words = [noun.replace(" ", "_") for noun in nouns]
+        words = [joined(noun) for noun in nouns]
         ids = torch.tensor(processor.tokenizer.convert_tokens_to_ids(words))
         unknown = [
             n for n, i in zip(nouns, ids, strict=True) if i == processor.tokenizer.unk_token_id

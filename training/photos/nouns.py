@@ -46,14 +46,14 @@ def _rows(text: str) -> tuple[tuple[int, int], ...]:
 # name | kinds | ImageNet rows | names in data sets | synonyms. Plurals are regular or in _PLURALS.
 _TABLE = {
     PEOPLE: """
-person||981-983||human,people
+person||981-983||human
 """,
     ANIMALS: """
 animal||||creature
-bird|animal|7-24 80-100 127-146||
-dog|animal|151-268||puppy,hound,doggy,pup
-cat|animal|281-285||kitten,kitty
-horse|animal|339||pony,stallion,mare
+bird|animal|7-24 80-100 127-146||sparrow,crow,seagull,gull,robin,finch
+dog|animal|151-268||puppy,hound,pup,husky,poodle,terrier,retriever,labrador,bulldog,corgi,pug,collie
+cat|animal|281-285||kitten,kitty,tabby
+horse|animal|339||pony,stallion,mare,foal
 cow|animal|345||cattle,bull,ox,calf
 sheep|animal|348-349||lamb,ram
 goat|animal|350||
@@ -129,14 +129,14 @@ vulture|bird,animal|23||
 """,
     VEHICLES: """
 vehicle||||
-car|vehicle|407 436 468 511 609 627 656 661 717 751 817||automobile,sedan,taxi,jeep
+car|vehicle|407 436 468 511 609 627 656 661 717 751 817||automobile,sedan,taxi,jeep,suv,van,minivan
 race car|car,vehicle|751||racing car
-truck|vehicle|555 569 675 717 864 867||lorry,pickup,van
+truck|vehicle|555 569 675 717 864 867||lorry,pickup
 bus|vehicle|654 779 874||coach,minibus
 train|vehicle|466 547 705 820 829||locomotive,tram
 motorcycle|vehicle|665 670||motorbike,moped
 scooter|vehicle|670||
-bicycle|vehicle|444 671||bike,cycle
+bicycle|vehicle|444 671||bike,cycle,mountain bike
 airplane|vehicle|404 726 895 908||plane,aeroplane,jet,aircraft
 helicopter|vehicle|||chopper
 boat|vehicle|472 484 554 576 625 814 871 914||canoe,sailboat,kayak,yacht
@@ -285,11 +285,26 @@ _PLURALS = {
     "person": "people", "sheep": "sheep", "fish": "fish", "deer": "deer", "goose": "geese",
     "mouse": "mice", "wolf": "wolves", "knife": "knives", "skis": "", "scissors": "",
     "shorts": "", "pants": "", "sunglasses": "", "headphones": "", "buffalo": "buffaloes",
-    "bread": "", "broccoli": "", "ox": "oxen", "calf": "calves", "lynx": "lynxes",
+    "child": "children", "bread": "", "broccoli": "", "ox": "oxen", "calf": "calves",
+    "lynx": "lynxes",
 }  # fmt: skip
 # Sentences about people may say these where nothing tells which is right.
 MEN, WOMEN = ("man", "guy", "boy"), ("woman", "lady", "girl")
 ROLES = ("rider", "player", "child", "dancer", "surfer", "skateboarder", "athlete", "figure")
+# What people are called besides -> the word that is learnt.
+CALLED = {
+    "man": ("gentleman", "male", "dude", "father", "grandfather", "husband", "fellow", "bloke"),
+    "woman": ("female", "mother", "grandmother", "wife", "madam"),
+    "child": ("kid", "toddler", "baby", "infant"),
+    "rider": ("cyclist", "biker", "motorcyclist", "bicyclist", "jockey"),
+    "athlete": ("runner", "skater", "skier", "snowboarder", "swimmer", "climber", "gymnast"),
+    "player": ("footballer", "goalkeeper", "batter", "pitcher", "catcher"),
+    "person": (
+        "pedestrian", "adult", "someone", "somebody", "policeman", "policewoman", "fireman",
+        "worker", "soldier", "farmer", "waiter", "driver", "hiker", "walker", "tourist",
+        "passenger", "juggler", "clown", "singer", "actor", "teacher", "doctor", "chef", "cook",
+    ),
+}  # fmt: skip
 # Nouns whose meaning overlaps without one being a kind of the other: where one is, the other is no
 # sure "absent".
 _OVERLAPPING = (

@@ -1,5 +1,6 @@
 """Sentences about a real picture, each true with a margin."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ import numpy as np
 from ..expressions import TEMPLATES
 from ..samples import Pair
 from ..sprite_truths import SceneFacts, true_predicates
-from .nouns import MEN, PEOPLE, ROLES, WOMEN, nouns, plural, true_of
+from .nouns import CALLED, MEN, PEOPLE, ROLES, WOMEN, nouns, plural, true_of
 
 KINDS = ("noun", "all", "position", "size", "relation", "no-target")
 # Chances of the kinds where a picture has sentences of them all.
@@ -17,6 +18,7 @@ ODDS = {"noun": 0.32, "all": 0.12, "position": 0.26, "size": 0.2, "relation": 0.
 SMALLEST = 0.006  # share of the frame that a target covers; smaller ones are no target
 LEAST_SEEN = 0.45  # share of an object that the frame shows, for a sentence to mean it
 ALL = ("the {p}", "all {p}", "{p}", "all the {p}", "every {n}")
+UNKNOWN = "[unknown]"  # no word of the tokenizer's
 _COMPARATIVE = ("bigger", "larger", "smaller")
 _SUPERLATIVE = (
     "leftmost",
@@ -102,7 +104,7 @@ class Describer:
             if not kinds or (absent and rng.random() < negatives):
                 if not absent:
                     return []
-                pairs.append(Pair(self._absent(absent), (), "no-target"))
+                pairs.append(Pair(self._padded(self._absent(absent)), (), "no-target"))
                 continue
             kind = kinds[int(rng.choice(len(kinds), p=odds / odds.sum()))]
             options = found[kind]
@@ -111,8 +113,19 @@ class Describer:
             key, objects, noun, *rest = options[
                 int(rng.choice(len(options), p=weight / weight.sum()))
             ]
-            pairs.append(Pair(self.word(key, noun, *rest), objects, kind))
+            pairs.append(Pair(self._padded(self.word(key, noun, *rest)), objects, kind))
         return pairs
+
+    def _padded(self, text: str) -> str:
+        """Now and then with words that nobody knows, as users' sentences have them: "the black
+        swan", "a dog that runs along the street"."""
+        rng, words = self.rng, text.split()
+        draw = rng.random()
+        if draw < 0.1:
+            words.insert(1 if words[0] in ("a", "an", "the") else 0, UNKNOWN)
+        elif draw < 0.2:
+            words += [UNKNOWN] * int(rng.integers(1, 5))
+        return " ".join(words)
 
     def _absent(self, absent: Sequence[str]) -> str:
         rng = self.rng
@@ -130,7 +143,7 @@ class Describer:
         if key == "all":
             several = plural(name) or name
             template = ALL[int(rng.integers(len(ALL)))]
-            return template.format(n=_joined(name), p=_joined(several))
+            return template.format(n=joined(name), p=joined(several))
         options = [t for t in TEMPLATES[key] if "video" not in t]
         if rivals != 1:
             options = [t for t in options if not any(w in t.split() for w in _COMPARATIVE)]
@@ -139,7 +152,7 @@ class Describer:
         template = options[int(rng.integers(len(options)))]
         article = "an" if name[0] in "aeio" or name == "umbrella" else "a"
         other = self._name(other) if other else ""
-        return template.format(n=_joined(name), a=article, m=_joined(other))
+        return template.format(n=joined(name), a=article, m=joined(other))
 
     def _name(self, noun: str) -> str:
         """The noun or, now and then, another word for it."""
@@ -152,9 +165,9 @@ class Describer:
         return noun  # its synonyms are read as the noun
 
 
-def _joined(name: str) -> str:
-    """A noun of several words as the tokenizer knows it."""
-    return name.replace(" ", "_")
+def joined(name: str) -> str:
+    """A noun, maybe of several words, as the one word that the tokenizer knows it by."""
+    return re.sub(r"\W", "_", name)
 
 
 def _facts(masks: np.ndarray, names: tuple[str, ...], seen: np.ndarray) -> SceneFacts:
@@ -191,17 +204,24 @@ def words() -> list[str]:
     for template in (t for group in TEMPLATES.values() for t in group):
         found.update(w for w in template.split() if not w.startswith("{"))
     for name in (*nouns(), *MEN, *WOMEN, *ROLES):
-        found.update({_joined(name), _joined(plural(name))})
+        found.update({joined(name), joined(plural(name))})
     return sorted(found - {""})
 
 
 def synonyms() -> dict[str, str]:
     """Phrase of a user's or of a training sentence -> words of `words()`."""
+    known = set(words())
+    said = {noun.name: (noun.name, *noun.names, *noun.synonyms) for noun in nouns().values()}
+    said |= {name: (*said.get(name, ()), *more) for name, more in CALLED.items()}
     table = {}
-    for noun in nouns().values():
-        for said in (noun.name, *noun.synonyms):
-            for one, word in ((said, noun.name), (plural(said), noun.plural or noun.name)):
-                word = _joined(word)
-                if one and one != word:
-                    table[one] = word
+    for name, others in said.items():
+        for other in others:
+            for one, word in ((other, name), (plural(other), plural(name) or name)):
+                if one and one not in known:
+                    table.setdefault(one, joined(word))
     return table
+
+
+def named() -> list[str]:
+    """Everything that sentences may ask for: nouns, and words for people."""
+    return sorted({*nouns(), *MEN, *WOMEN, *ROLES})

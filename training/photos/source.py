@@ -314,9 +314,9 @@ def _paste(scene: Scene, cut: tuple[np.ndarray, str], rng: np.random.Generator) 
     opaque = alpha[..., 0] > 0.5
     if opaque.mean() < SMALLEST:
         return scene
-    total = np.maximum(scene.masks.reshape(len(scene.masks), -1).sum(axis=1), 1)
+    total = np.maximum(scene.masks.sum(axis=(1, 2)), 1)
     kept = scene.masks & ~opaque
-    left = kept.reshape(len(kept), -1).sum(axis=1)
+    left = kept.sum(axis=(1, 2))
     shown = left > 0
     return Scene(
         scene.name,
