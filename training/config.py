@@ -46,6 +46,7 @@ class PhotoData:
     side: int = 320  # pixels of the square frames, and of the clips
     mosaic: float = 0.15  # share of the frames that are made of four pictures
     pasted: float = 0.15  # share onto which cut-outs are pasted
+    twins: float = 0.0  # share onto which several of one noun are pasted
     named: float = 0.3  # share of the pictures whose one object a network cut out
     steps_per_epoch: int = 1000
 
@@ -245,7 +246,7 @@ _RANGES = {
     **dict.fromkeys(("boxes.objects", "track.objects"), (1, math.inf)),
     **dict.fromkeys(("validation.videos", "validation.key_frames"), (1, math.inf)),
     **dict.fromkeys(("scenes.steps_per_epoch", "photos.steps_per_epoch"), (1, math.inf)),
-    **dict.fromkeys(("photos.mosaic", "photos.pasted", "photos.named"), (0, 1)),
+    **dict.fromkeys(("photos.mosaic", "photos.pasted", "photos.twins", "photos.named"), (0, 1)),
     **dict.fromkeys(("photos.side",), (32, math.inf)),
     **dict.fromkeys(("optimizer.warmup", "optimizer.weight_decay"), (0, math.inf)),
     **dict.fromkeys(("optimizer.hold", "optimizer.final"), (0, 1)),

@@ -81,7 +81,7 @@ def _photos(photos: PhotoData, seed: int, judge: Judge | None) -> Data:
     from .photos.sentences import words
     from .photos.source import PhotoSource
 
-    how = {name: getattr(photos, name) for name in ("mosaic", "pasted", "named")}
+    how = {name: getattr(photos, name) for name in ("mosaic", "pasted", "twins", "named")}
     source = PhotoSource(photos.root, seed, photos.side, **how)
     heldout = PhotoSource(photos.root, HELDOUT_SEED, photos.side, split="val", plain=True)
     return Data(source, heldout, source.nouns, words(), judge)

@@ -20,7 +20,8 @@ STAGES = {
     "words": (),
     "track": (),
     "ground": ("words",),
-    "find": ("ground",),
+    "twins": ("ground",),
+    "find": ("twins",),
     "track_on": ("track", "words"),
 }
 RECIPE = Recipe(Path(__file__).parent / "configs" / "small", STAGES, "SMALL_RUNS")

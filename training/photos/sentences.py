@@ -108,8 +108,12 @@ class Describer:
                 continue
             kind = kinds[int(rng.choice(len(kinds), p=odds / odds.sum()))]
             options = found[kind]
-            # Kinds as "animal" are true of much: they are said now and then.
-            weight = np.array([0.25 if o[2] not in self.names else 1.0 for o in options])
+            # Kinds as "animal" are true of much: they are said now and then. Where there is one of
+            # a noun, its place says little.
+            weight = np.array([
+                (0.25 if o[2] not in self.names else 1.0) * (1.0 if o[4] or kind == "noun" else 0.3)
+                for o in options
+            ])  # fmt: skip
             key, objects, noun, *rest = options[
                 int(rng.choice(len(options), p=weight / weight.sum()))
             ]

@@ -27,6 +27,8 @@ class PhotoSource:
         split: "train" or "val".
         mosaic: Share of the frames that are made of four pictures.
         pasted: Share of the frames onto which cut-outs are pasted.
+        twins: Share of the frames onto which several cut-outs of one noun are pasted that the
+            picture does not show.
         named: Share of the pictures that are class-named ones.
         plain: Whether pictures are squashed whole, without any change: to measure.
     """
@@ -35,18 +37,20 @@ class PhotoSource:
 
     def __init__(
         self, folder: str | Path, seed: int, side: int, split: str = "train",
-        mosaic: float = 0.15, pasted: float = 0.15, named: float = 0.3, plain: bool = False,
+        mosaic: float = 0.15, pasted: float = 0.15, twins: float = 0.0, named: float = 0.3,
+        plain: bool = False,
     ):  # fmt: skip
         cv2.setNumThreads(1)
         self.photos = read_photos(folder, split)
         self.seed, self.side, self.plain = seed, side, plain
-        self.mosaic, self.pasted, self.named = (0, 0, 0) if plain else (mosaic, pasted, named)
+        self.mosaic, self.pasted, self.twins = (0, 0, 0) if plain else (mosaic, pasted, twins)
+        self.named = 0 if plain else named
         self.truth = [p for p in self.photos if p.known and p.objects]
         self.cuts = [p for p in self.photos if not p.known and p.objects and p.objects[0].noun]
         if not self.truth:
             raise ValueError(f"{folder} has no {split} pictures with masks")
         if not self.cuts:
-            self.named = self.pasted = 0
+            self.named = self.pasted = self.twins = 0
 
     @property
     def nouns(self) -> tuple[str, ...]:
@@ -96,10 +100,47 @@ class PhotoSource:
             )
         else:
             scene = self._picture(rng, self.side)
-        if rng.random() < self.pasted:
+        if rng.random() < self.twins:
+            scene = self._twins(scene, rng)
+        elif rng.random() < self.pasted:
             for _ in range(int(rng.integers(1, 4))):
                 scene = _paste(scene, self.pick_cut(rng), rng)
         return scene
+
+    def _twins(self, scene: "Scene", rng: np.random.Generator) -> "Scene":
+        """Two or three of one noun on a picture that shows none."""
+        options = [noun for noun in scene.absent if noun in self._by_noun]
+        if not options:
+            return scene
+        odds = np.array([_weight(noun) for noun in options])
+        noun = options[int(rng.choice(len(options), p=odds / odds.sum()))]
+        cut = self._cut_of(noun, rng)
+        for _ in range(2 if rng.random() < 0.7 else 3):
+            if cut is not None:
+                scene = _paste(scene, (cut, noun), rng)
+            if cut is None or rng.random() < 0.5:  # the same one again, or another
+                cut = self._cut_of(noun, rng)
+        return scene
+
+    @cached_property
+    def _by_noun(self) -> dict[str, list[tuple[Photo, int]]]:
+        """Where objects of a noun are."""
+        found: dict[str, list] = {}
+        for photo in (*self.truth, *self.cuts):
+            for number, thing in enumerate(photo.objects):
+                if thing.noun:
+                    found.setdefault(thing.noun, []).append((photo, number))
+        return found
+
+    def _cut_of(self, noun: str, rng: np.random.Generator) -> np.ndarray | None:
+        """A cut-out (h, w, 4) uint8 of a noun; None if none is found soon."""
+        places = self._by_noun[noun]
+        for _ in range(5):
+            photo, number = places[int(rng.integers(len(places)))]
+            mask = photo.objects[number].mask(photo.size)
+            if mask.mean() >= 0.01 and not _touches_edge(mask):
+                return cut_out(load(photo), mask)
+        return None
 
     def _picture(self, rng: np.random.Generator, side: int) -> "Scene":
         named = rng.random() < self.named
@@ -324,7 +365,8 @@ def _paste(scene: Scene, cut: tuple[np.ndarray, str], rng: np.random.Generator) 
         np.concatenate([kept[shown], opaque[None]]),
         [*(n for n, keep in zip(scene.names, shown, strict=True) if keep), noun],
         np.append(scene.seen[shown] * (left / total)[shown], 1.0),
-        scene.complete,
+        # Of what was nowhere, all is now annotated.
+        scene.complete | ({noun} & set(scene.absent)),
         set(scene.absent) - set(confusable(noun)),
     )
 
