@@ -94,9 +94,12 @@ class EvfFinder(nn.Module):
             vision = config.sam_config.vision_config
             self.pyramid = Sam2VisionNeck(vision)
             self.word_map = WordMap(vision.backbone_channel_list[::-1], width)
-            # Which words say what to look for: a share per word, and one for its place.
+            # Which words say what to look for: a share per word, less for later ones, and one for
+            # its place in the sentence. BEiT-3 is told where they are by a mark on the image tokens.
             self.salience = nn.Embedding(config.beit3_config.vocab_size, 1)
             self.salience_head = nn.Linear(width, 1)
+            self.lateness = nn.Parameter(torch.full((1,), 0.5))
+            self.mark = nn.Parameter(torch.zeros(width))
 
     def encode(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
         """Image features of the finder's own encoder.
@@ -164,17 +167,28 @@ class EvfFinder(nn.Module):
         Returns:
             BEiT-3's tokens (P, 1 + patches + L, D) and the heat map logits (P, g, g), or None.
         """
-        count = images.tokens.shape[1]
-        fused = self.beit3(images.tokens, input_ids, attention_mask)
-        heat = self.heat_map(fused[:, 1:count])
-        if self.word_map is not None:
-            weight = self.salience(input_ids)[..., 0] + self.salience_head(fused[:, count:])[..., 0]
-            weight = weight.masked_fill(~attention_mask.bool(), float("-inf"))
-            words = self.beit3.text_embed(input_ids)
-            meant = (weight.softmax(dim=1)[..., None].to(words.dtype) * words).sum(dim=1)
-            named = self.word_map.similarity(images.words, meant[:, None])[:, 0]
-            heat = named + _resized(heat, named.shape[-2:])
-        return fused, heat
+        count, tokens = images.tokens.shape[1], images.tokens
+        if self.word_map is None:
+            fused = self.beit3(tokens, input_ids, attention_mask)
+            return fused, self.heat_map(fused[:, 1:count])
+        late = self.lateness * torch.arange(input_ids.shape[1], device=input_ids.device)
+        salience = self.salience(input_ids)[..., 0] - late
+        salience = salience.masked_fill(~attention_mask.bool(), float("-inf"))
+        marked = self._named(images, input_ids, salience)[:, None]
+        side = int((count - 1) ** 0.5)
+        marked = F.adaptive_max_pool2d(marked, side).flatten(2).transpose(1, 2)  # (P, patches, 1)
+        marks = F.pad((marked / PEAK_SCALE).tanh() * self.mark, (0, 0, 1, 0))  # none on the class
+        fused = self.beit3(tokens + marks.to(tokens.dtype), input_ids, attention_mask)
+        named = self._named(
+            images, input_ids, salience + self.salience_head(fused[:, count:])[..., 0]
+        )
+        return fused, named + _resized(self.heat_map(fused[:, 1:count]), named.shape[-2:])
+
+    def _named(self, images: FinderImages, input_ids: Tensor, salience: Tensor) -> Tensor:
+        """(P, S / 8, S / 8) logits of the words (P, L), each counting by its salience (P, L)."""
+        words = self.beit3.text_embed(input_ids)
+        meant = (salience.softmax(dim=1)[..., None].to(words.dtype) * words).sum(dim=1)
+        return self.word_map.similarity(images.words, meant[:, None])[:, 0]
 
     def presence(self, first: Tensor, heat: Tensor | None) -> Tensor:
         """Presence logits (P,) from BEiT-3's first token (P, D) and, with a word map, the heat."""

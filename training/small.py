@@ -20,8 +20,8 @@ STAGES = {
     "words": (),
     "track": (),
     "ground": ("words",),
-    "twins": ("ground",),
-    "find": ("twins",),
+    "decode": ("words",),
+    "find": ("ground", "decode"),
     "track_on": ("track", "words"),
 }
 RECIPE = Recipe(Path(__file__).parent / "configs" / "small", STAGES, "SMALL_RUNS")

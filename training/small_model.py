@@ -277,6 +277,7 @@ def _start_words(model, processor, classifier: LiteClassifier, maps) -> None:
             table[index] = row + 0.01 * torch.randn(DIM, generator=generator)
             saliences[index] = 4.0
     nn.init.zeros_(model.finder.salience_head.weight)
+    nn.init.normal_(model.finder.mark, std=0.3)
     # The image tokens and embeddings at about unit scale, words at what keeps the product.
     scale = word_map.project(features).std()
     word_map.project.weight /= scale
