@@ -95,7 +95,7 @@ class EvfFinder(nn.Module):
             self.pyramid = Sam2VisionNeck(vision)
             self.word_map = WordMap(vision.backbone_channel_list[::-1], width)
             # Which words say what to look for: a share per word, less for later ones, and one for
-            # its place in the sentence. BEiT-3 is told where they are by a mark on the image tokens.
+            # its place in the sentence. A mark on the image tokens tells BEiT-3 where they are.
             self.salience = nn.Embedding(config.beit3_config.vocab_size, 1)
             self.salience_head = nn.Linear(width, 1)
             self.lateness = nn.Parameter(torch.full((1,), 0.5))
