@@ -407,7 +407,8 @@ def load(photo: Photo) -> np.ndarray:
     Raises:
         ValueError: The file is gone, damaged, or another one than was prepared.
     """
-    image = cv2.imread(photo.path, cv2.IMREAD_COLOR)
+    # As it is stored, whichever side a camera noted as up: so its masks lie.
+    image = cv2.imread(photo.path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None or image.shape[:2] != photo.size:
         raise ValueError(f"{photo.path} is not what was prepared: prepare the pictures again")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
