@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-DEFAULT = "tiny"  # what every command uses that is not told otherwise
+DEFAULT = "small"  # what every command uses that is not told otherwise
 SHORT_NAMES = ("small", "tiny")
 _PACKAGE = Path(__file__).resolve().parent
 

@@ -79,9 +79,7 @@ def make_prepared(root: Path) -> Path:
     photos = []
     for split, first in (("train", 0), ("val", 50)):
         for number, names in enumerate(scenes):
-            photos.append(
-                photo(root, f"{split}{number}", names, everything, first + number, split)
-            )
+            photos.append(photo(root, f"{split}{number}", names, everything, first + number, split))
         photos.append(
             photo(root, f"{split}-people", ("person", "hat"), ("person",), 90 + first, split, "ccp")
         )

@@ -78,9 +78,7 @@ def test_memory_format_and_batching_change_nothing():
     backbone = EfficientNetLite(NARROW)
     x = torch.randn(3, 3, 64, 64)
     plain, last = backbone(x), backbone(x.contiguous(memory_format=torch.channels_last))
-    for a, b in zip(
-        plain.intermediate_hidden_states, last.intermediate_hidden_states, strict=True
-    ):
+    for a, b in zip(plain.intermediate_hidden_states, last.intermediate_hidden_states, strict=True):
         torch.testing.assert_close(a, b)
     for i in range(3):
         alone = backbone(x[i : i + 1]).intermediate_hidden_states

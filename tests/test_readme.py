@@ -7,18 +7,18 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-PLACEHOLDER = r"@@[A-Z_]+@@|^(?:RESULTS|REAL|PARTS|DAVIS|STAGES)$"
+PLACEHOLDER = r"@[A-Z_]+@|^(?:RESULTS|REAL|PARTS|DAVIS|STAGES)$"
 
 
 def test_python_blocks_run(monkeypatch):
-    if not (ROOT / "modeling_findtrack/tiny/model.safetensors").exists():
+    if not (ROOT / "modeling_findtrack/small/model.safetensors").exists():
         pytest.skip("the shipped checkpoint is not in this checkout")
     monkeypatch.chdir(ROOT)
     names: dict = {}
     for block in re.findall(r"```python\n(.*?)```", TEXT, flags=re.S):
         exec(block, names)
-    assert names["track"].masks[12].shape == (240, 320)
-    assert len(names["track"].presence) == 48
+    assert names["track"].masks[12].shape == (320, 480)
+    assert len(names["track"].presence) == 56
 
 
 def test_linked_files_exist():

@@ -149,9 +149,7 @@ def test_positions_are_interpolated(made, size):
     wanted = ((torch.arange(count) + 0.5) / count).clamp(places[0], places[-1])
     grid = added[:, 1:].view(2, count, count, -1)
     for b in range(2):
-        torch.testing.assert_close(
-            grid[b, ..., 0], wanted.expand(count, count), atol=1e-5, rtol=0
-        )
+        torch.testing.assert_close(grid[b, ..., 0], wanted.expand(count, count), atol=1e-5, rtol=0)
         torch.testing.assert_close(
             grid[b, ..., 1], wanted[:, None].expand(count, count), atol=1e-5, rtol=0
         )

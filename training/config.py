@@ -72,7 +72,8 @@ class Task:
 class FindTask(Task):
     """A frame and sentences; the finder must segment and know whether there is something.
 
-    Terms: bce, dice (of the mask), iou (predicted IoU), presence, ground (heat map).
+    Terms: bce, dice (of the mask), iou (predicted IoU), presence, ground (heat map), choose (the
+    right one of several of a noun, by the heat map).
     """
 
     pairs: int = 1  # sentences per frame
@@ -83,7 +84,7 @@ class FindTask(Task):
 
 @dataclass
 class GroundTask(Task):
-    """As `FindTask` without the mask decoder. Terms: ground, presence, box (of the target)."""
+    """As `FindTask` without the mask decoder. Terms: ground, choose, presence, box (the target's)."""
 
     pairs: int = 4
     negatives: float = 0.15  # as in `FindTask`
@@ -222,8 +223,8 @@ class Config:
 
 TASKS = ("find", "ground", "nouns", "words", "boxes", "align", "track")
 _TERMS = {
-    "find": {"bce", "dice", "iou", "presence", "ground"},
-    "ground": {"ground", "presence", "box"},
+    "find": {"bce", "dice", "iou", "presence", "ground", "choose"},
+    "ground": {"ground", "choose", "presence", "box"},
     "nouns": {"noun", "background"},
     "words": {"dense", "dice", "which"},
     "boxes": {"bce", "dice", "iou", "presence"},

@@ -11,8 +11,16 @@ from modeling_findtrack.finder import FinderImages
 from . import config
 from .embedding_cache import EmbeddingCache
 from .frame_batch import Reads, encode, frame_tensors, sentence_tensors
-from .losses import grounding_bce, hard_iou, mask_terms, presence_bce, weighted_sum
-from .samples import FrameSample
+from .losses import (
+    choice_loss,
+    choice_right,
+    grounding_bce,
+    hard_iou,
+    mask_terms,
+    presence_bce,
+    weighted_sum,
+)
+from .samples import FrameSample, Pair
 from .targets import as_tensor, boxes_of, coverage, finder_targets
 
 
@@ -32,12 +40,21 @@ class FindCollator:
         """Adds to `frame_tensors` and `sentence_tensors`:
 
         `target` (P, s, s) covered fractions, `cells` (P, g, g) likewise over the heat map,
-        `boxes` (P, 4), `present` (P,), and `source`, P masks (H, W), if they are kept.
+        `boxes` (P, 4), `present` (P,), and `source`, P masks (H, W), if they are kept. Of R
+        objects among which a sentence must choose, for they have one noun: `choice_pair` (R,),
+        `choice_cells` (R, g, g) and `choice_right` (R,) bool.
         """
         side = self.processor.finder_size // 4
         cells = self.reads.cells(self.processor)
         source, low, coarse = [], [], []
+        choice_pair, choice_cells, choice_right = [], [torch.zeros(0, cells, cells)], []
         for sample in samples:
+            for number, pair in enumerate(sample.pairs, len(source)):
+                twins = _twins(sample, pair)
+                if twins:
+                    choice_pair += [number] * len(twins)
+                    choice_right += [o in pair.objects for o in twins]
+                    choice_cells.append(coverage(as_tensor(sample.masks[twins]), (cells, cells)))
             # Clamped by construction: the union of a sentence's objects, never their sum.
             masks = as_tensor([sample.target(pair) for pair in sample.pairs])
             source += list(masks)
@@ -50,10 +67,23 @@ class FindCollator:
             "cells": torch.cat(coarse),
             "boxes": torch.cat([boxes_of(mask[None]) for mask in source]),
             "present": torch.tensor([float(mask.any()) for mask in source]),
+            "choice_pair": torch.tensor(choice_pair, dtype=torch.long),
+            "choice_cells": torch.cat(choice_cells),
+            "choice_right": torch.tensor(choice_right, dtype=torch.bool),
         }
         if self.keep_source:
             batch["source"] = source
         return batch
+
+
+def _twins(sample: FrameSample, pair: Pair) -> list[int]:
+    """Objects of one noun of which a sentence means one; [] where it need not choose."""
+    if len(pair.objects) != 1 or not sample.nouns or not sample.nouns[pair.objects[0]]:
+        return []
+    noun = sample.nouns[pair.objects[0]]
+    shown = sample.masks.any(axis=(1, 2))
+    twins = [o for o, other in enumerate(sample.nouns) if other == noun and shown[o]]
+    return twins if len(twins) > 1 and pair.objects[0] in twins else []
 
 
 class FindObjective(nn.Module):
@@ -84,6 +114,7 @@ class FindObjective(nn.Module):
         if out.grounding is not None:
             ground = grounding_bce(out.grounding.float(), batch["cells"])
             losses |= weighted_sum({"ground": ground}, everyone)
+            losses["choose"] = choice_loss(out.grounding.float(), batch)
         return losses
 
     def _at_source(
@@ -137,7 +168,7 @@ class GroundObjective(nn.Module):
             "presence": presence_bce(presence, batch["present"]),
         }
         box = weighted_sum({"box": distance}, batch["present"] * everyone)
-        return weighted_sum(terms, everyone) | box
+        return weighted_sum(terms, everyone) | box | {"choose": choice_loss(heat, batch)}
 
     @torch.no_grad()
     def metrics(self, model, batch: dict) -> dict[str, tuple[float, int]]:
@@ -147,9 +178,11 @@ class GroundObjective(nn.Module):
         peak = heat.flatten(1).argmax(dim=1, keepdim=True)
         hit = batch["cells"].flatten(1).gather(1, peak)[:, 0] > 0.2
         right = (model.finder.presence(first, heat) > 0) == there
+        chosen = choice_right(heat, batch)
         return {
             "peak on target": (float(hit[there].sum()), int(there.sum())),
             "presence right": (float(right.sum()), len(there)),
+            "right one": (float(chosen.sum()), len(chosen)),
         }
 
 

@@ -71,3 +71,39 @@ def grounding_bce(logits: Tensor, cells: Tensor) -> Tensor:
 def weighted_sum(terms: Mapping[str, Tensor], weight: Tensor) -> dict[str, Tensor]:
     """Sum of each term (P,) under the weights (P,) of its entries; NaN where a weight is 0 is 0."""
     return {name: torch.where(weight > 0, term * weight, 0.0).sum() for name, term in terms.items()}
+
+
+def choice_loss(heat: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+    """Cross-entropy of choosing the right one of several of a noun, by the mean heat inside each;
+    a sum over sentences, over the number of all sentences.
+
+    Nearly all of a heat map is told by the noun. This is what only the rest of a sentence tells.
+
+    Args:
+        heat: (P, g, g) heat map logits.
+        batch: `choice_pair`, `choice_cells` and `choice_right`, see `FindCollator`.
+    """
+    scores, right = _choices(heat, batch)
+    chances = scores.log_softmax(dim=1).masked_fill(~right, 0)
+    return -chances.sum() / len(heat)
+
+
+def choice_right(heat: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+    """Whether the right one is chosen, (C,) bool of the sentences that must choose."""
+    scores, right = _choices(heat, batch)
+    return right.gather(1, scores.argmax(dim=1, keepdim=True))[:, 0] if len(scores) else right[:, 0]
+
+
+def _choices(heat: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """(C, most) mean heat of the objects of each sentence that must choose, -inf where there are
+    fewer, and which is right."""
+    pair, cells = batch["choice_pair"], batch["choice_cells"]
+    mean = (heat[pair] * cells).sum(dim=(1, 2)) / cells.sum(dim=(1, 2)).clamp(min=1e-4)
+    _, row, count = pair.unique_consecutive(return_inverse=True, return_counts=True)
+    most = int(count.max()) if len(count) else 1
+    place = torch.arange(len(pair), device=pair.device) - (count.cumsum(0) - count)[row]
+    scores = mean.new_full((len(count), most), float("-inf"))
+    right = torch.zeros_like(scores, dtype=torch.bool)
+    scores = scores.index_put((row, place), mean)
+    right[row, place] = batch["choice_right"]
+    return scores, right
