@@ -84,7 +84,10 @@ class FindTask(Task):
 
 @dataclass
 class GroundTask(Task):
-    """As `FindTask` without the mask decoder. Terms: ground, choose, presence, box (the target's)."""
+    """As `FindTask` without the mask decoder.
+
+    Terms: ground, choose, presence, box (of the target).
+    """
 
     pairs: int = 4
     negatives: float = 0.15  # as in `FindTask`
