@@ -77,6 +77,8 @@ class Describer:
                 continue
             for key, other in true_predicates(facts, target, rivals, present):
                 kind = key.split(".")[0]
+                if other and sum(other in true_of(name) for name in self.names if name) > 1:
+                    continue  # beside a duck, which is a bird, nobody knows which "the bird" is
                 if kind in ODDS and not (key.startswith("size") and not rivals):
                     # Where there is only one, its place says little and its noun everything.
                     found.setdefault(kind, []).append((key, (target,), noun, other, len(rivals)))
@@ -197,11 +199,11 @@ def words() -> list[str]:
 
 def synonyms() -> dict[str, str]:
     """Phrase of a user's or of a training sentence -> words of `words()`."""
-    table = {}
+    table, known = {}, set(words())
     for noun in nouns().values():
         for said in (noun.name, *noun.synonyms):
             for one, word in ((said, noun.name), (plural(said), noun.plural or noun.name)):
                 word = _joined(word)
-                if one and one != word:
+                if one and one not in known:  # "people" are several, not a person
                     table[one] = word
     return table
