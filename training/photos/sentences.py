@@ -79,6 +79,8 @@ class Describer:
                 continue
             for key, other in true_predicates(facts, target, rivals, present):
                 kind = key.split(".")[0]
+                if other and sum(other in true_of(name) for name in self.names if name) > 1:
+                    continue  # beside a duck, which is a bird, nobody knows which "the bird" is
                 if kind in ODDS and not (key.startswith("size") and not rivals):
                     # Where there is only one, its place says little and its noun everything.
                     found.setdefault(kind, []).append((key, (target,), noun, other, len(rivals)))
