@@ -45,7 +45,7 @@ def test_there_are_configs_for_what_the_readme_promises():
 
 
 def test_folders_of_the_tiny_stages_follow_the_environment(monkeypatch):
-    (find,) = (path for path in CONFIGS if path.stem == "find")
+    (find,) = (path for path in CONFIGS if path.parts[-2:] == ("tiny", "find.yaml"))
     monkeypatch.setenv("TINY_RUNS", "/elsewhere")
     config = read_config(find)
     assert config.out == "/elsewhere/find"
@@ -133,11 +133,11 @@ def test_precision_no_is_not_a_truth_value(read, value, expected):
         ("train: [a\nscenes: {}\n", "line 2: expected ',' or ']'"),
         ("a:\n\t- b\n", "line 2: found character '\\t'"),
         (SMALL + "steps: 5\n", "line 8: found duplicate key steps"),
-        ("", "no task: give one of find, ground, nouns, boxes, align, track"),
+        ("", "no task: give one of find, ground, nouns, words, boxes, align, track"),
         ("hello", "no key 'hello', only model, out, seed"),
         ("- a\n- b\n", "Cannot merge"),
         (SMALL + "stepz: 3\n", "no key 'stepz', only model, out, seed"),
-        (SMALL + "optimizer: {lrr: 1}\n", "no key 'optimizer.lrr', only lr, betas, weight_decay"),
+        (SMALL + "optimizer: {lrr: 1}\n", "no key 'optimizer.lrr', only lr, slow, betas, weight_decay"),
         (SMALL + "benchmarks: [{rot: x}]\n", "no key 'rot', only name, root, split, options"),
         (SMALL + "model: ${oc.env:NO_SUCH_VARIABLE}\n", "'NO_SUCH_VARIABLE' not found"),
     ],
@@ -198,7 +198,7 @@ def test_a_file_that_says_nonsense_is_told_in_one_line(read, text, reason):
         (["save_dtype=int8"], "save_dtype is 'int8', not one of float32, bfloat16, float16"),
         (["find.resolution=full"], "find.resolution is 'full', not one of logits, source"),
         # losses
-        (["find.weights={bec: 1}"], "find has no loss bec; it has bce, dice, ground, iou, presen"),
+        (["find.weights={bec: 1}"], "find has no loss bec; it has bce, choose, dice, ground, iou"),
         (["find.weights={}"], "find.weights: give one of bce"),
         (["find.weights={bce: 0}"], "find.weights: give one of bce"),
         (["find.weights={bce: 1, iou: -1}"], "find.weights must not be below 0"),
@@ -212,8 +212,8 @@ def test_a_file_that_says_nonsense_is_told_in_one_line(read, text, reason):
         # what does not go together
         (["find=null"], "no task: give one of"),
         (["train=[]"], "nothing to train"),
-        (["scenes=null"], "give either benchmarks or scenes"),
-        (["benchmarks=[{name: mevis}]"], "give either benchmarks or scenes"),
+        (["scenes=null"], "give either benchmarks, scenes or photos"),
+        (["benchmarks=[{name: mevis}]"], "give either benchmarks, scenes or photos"),
         (["epochs=1"], "give either epochs or steps"),
         (["steps=null"], "give either epochs or steps"),
         (["validate_every=2"], "validate_every must be a multiple of checkpoint_every, which"),

@@ -272,7 +272,7 @@ def find_blocks(request, base, monkeypatch):
 def test_right_answers_cost_nothing(find_blocks):
     objective, batch, _ = find_blocks
     losses = objective(None, batch)
-    assert set(losses) == {"bce", "dice", "iou", "presence", "ground"}
+    assert set(losses) == {"bce", "dice", "iou", "presence", "ground", "choose"}
     # At the size of the video, edges are soft: logits are interpolated.
     most = 0.03 if objective.at_source else 1e-3
     assert all(0 <= float(value) < most for value in losses.values()), losses
@@ -675,7 +675,7 @@ def test_a_truncated_embedding_is_made_again(base, files, tmp_path):
 def test_embeddings_of_another_image_encoder_or_precision_are_others(made, files, tmp_path):
     model, processor = made
     cache = cache_of(model, processor, tmp_path / "cache")
-    batch = frame_tensors(files, processor, shared=True)
+    batch = frame_tensors(files, processor, Reads(True))
     with torch.no_grad():
         levels = encode(model, batch, cache)
         assert all(torch.equal(a, b) for a, b in zip(levels, encode(model, batch), strict=True))
@@ -698,7 +698,7 @@ def test_embeddings_of_another_image_encoder_or_precision_are_others(made, files
 
 def test_a_frozen_encoder_makes_no_graph_and_a_trained_one_does(made, files):
     model, processor = made
-    batch = frame_tensors(files[:1], processor, shared=True)
+    batch = frame_tensors(files[:1], processor, Reads(True))
     choose_trained(model, ["finder"])
     assert not any(level.requires_grad for level in encode(model, batch))
     choose_trained(model, ["tracker.sam2.vision_encoder"])
