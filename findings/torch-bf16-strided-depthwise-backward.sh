@@ -6,8 +6,7 @@
 # help a network of such convolutions (MobileNet, EfficientNet) in training.
 # Seen with torch 2.14.1 on x86-64 with AVX-512 BF16, one thread: the gradient by the input of
 # 672 channels, 5x5, stride 2, 20x20 pixels, batch 16, channels last, takes 11 ms in float32 and
-# 297 ms in bfloat16. With stride 1 the two are alike. It fits a path without vector code, which is
-# taken silently.
+# 297 ms in bfloat16. With stride 1 the two are alike.
 # What we do: modeling_findtrack/efficientnet_lite.py runs its strided convolutions in the dtype of
 # its weights, whatever autocast says.
 #
