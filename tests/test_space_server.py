@@ -252,7 +252,8 @@ def test_the_snippet_of_the_readme(space_server, clip, reference, tmp_path):
     subprocess.run(command, cwd=tmp_path, env=os.environ | ours, check=True, capture_output=True)
     overlay, files, result = json.loads((tmp_path / "told.json").read_text())
     reply = as_reply((overlay, files, result))
-    check(reply, reference(clip, "the leftmost swan\nthe sheep"))
+    sentences = re.search(r'expressions="(.+?)"', code)[1].replace(r"\n", "\n")
+    check(reply, reference(clip, sentences))
 
 
 # What it cannot use
