@@ -124,7 +124,7 @@ def _judge(
     right = None
     if len(objects) == 1 and len(twins) > 1:
         best = max(twins, key=lambda i: each[i])
-        right = best == objects[0] and each[best] > 0.1
+        right = bool(best == objects[0] and each[best] > 0.1)
     area = masks.sum(axis=(1, 2))
     perfect = [iou(own, truth) for own in masks]
     return Answer(
