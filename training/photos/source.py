@@ -120,12 +120,13 @@ class PhotoSource:
         raise ValueError("the pictures hold no object that can be cut out")
 
     def pick_photo(self, rng: np.random.Generator) -> Photo:
-        """A picture with objects."""
-        while True:
+        """A picture with objects that are no specks."""
+        for _ in range(TRIES):
             pool = self.truth if rng.random() < 0.7 or not self.cuts else self.cuts
             photo = pool[int(rng.integers(len(pool)))]
             if any(o.mask(photo.size).mean() > 0.01 for o in photo.objects):
                 return photo
+        raise ValueError("the pictures hold no object that is large enough for a clip")
 
     def pick_image(self, rng: np.random.Generator) -> np.ndarray:
         """(H, W, 3) uint8 RGB of any picture, for a background."""
@@ -163,7 +164,8 @@ def _view(photo: Photo, side: int, rng: np.random.Generator | None) -> Scene:
     image, (height, width) = load(photo), photo.size
     whole = [thing.mask(photo.size) for thing in photo.objects]
     if rng is None:
-        matrix = np.array([[side / width, 0, 0], [0, side / height, 0]])
+        x, y = side / width, side / height  # centres of pixels, as cv2.resize has them
+        matrix = np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2]])
     else:
         matrix = _random_view(whole, (height, width), side, rng)
     flags = cv2.INTER_AREA if rng is None else cv2.INTER_LINEAR
