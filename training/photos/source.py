@@ -146,17 +146,16 @@ class Scene:
         masks: (O, S, S) bool.
         names: Per object.
         seen: (O,) share of each that is still visible.
-        complete: Nouns of which all are among the objects.
+        complete: Nouns of which all are among the objects; of an absent one that is none.
         absent: Nouns that nothing shown is, surely.
-        partial: Nouns that may be there unannotated.
+        partial: Nouns of which more may be there than is annotated.
     """
 
     def __init__(self, name, image, masks, names, seen, complete, absent):
         self.name, self.image, self.masks = name, image, masks
         self.names, self.seen, self.complete = tuple(names), seen, frozenset(complete)
         self.absent = tuple(sorted(absent))
-        present = {kind for n in names if n for kind in true_of(n)}
-        self.partial = tuple(n for n in nouns() if n not in absent and n not in present)
+        self.partial = tuple(n for n in nouns() if n not in self.complete)
 
 
 def _view(photo: Photo, side: int, rng: np.random.Generator | None) -> Scene:
@@ -192,13 +191,12 @@ def _view(photo: Photo, side: int, rng: np.random.Generator | None) -> Scene:
 
 
 def certain(photo: Photo) -> tuple[set[str], set[str]]:
-    """Nouns of which everything is annotated, and nouns that nothing in the picture is."""
+    """Nouns of which everything is annotated, and among them those that nothing in the picture is."""
     there = {o.noun for o in photo.objects if o.noun}
     maybe = {kin for noun in there for kin in confusable(noun)}
     known = set(photo.known)
     table = nouns()
     if len(known) > 15:  # a picture that is annotated with many nouns
-        complete = {n for n in table if n in known or (n in ("animal",) and known)}
         groups = {table[n].group for n in there}
         absent = {n for n in known if n not in maybe}
         # Unlisted animals and vehicles would have been annotated as their nearest of the list.
@@ -207,9 +205,9 @@ def certain(photo: Photo) -> tuple[set[str], set[str]]:
             if noun.group in ("animals", "vehicles") and noun.group not in groups
             and not any(kind in there for kind in noun.kinds) and n not in maybe
         }  # fmt: skip
-        return complete, absent
+        return known | {"animal"} | absent, absent
     if known:  # people, and clothes by name: of the rest nothing is known
-        return known | {o.noun for o in photo.objects}, set()
+        return known | there, set()
     # One main object: no other animal or vehicle is likely.
     group = {table[n].group for n in there}
     absent = {n for n, noun in table.items() if noun.group in group and n not in maybe}
@@ -217,7 +215,9 @@ def certain(photo: Photo) -> tuple[set[str], set[str]]:
         absent |= {n for n, noun in table.items() if noun.group == "vehicles" and noun.kinds}
     if "vehicles" in group:
         absent |= {n for n, noun in table.items() if noun.group == "animals"}
-    return set(), absent if group & {"animals", "vehicles"} else set()
+    if not group & {"animals", "vehicles"}:
+        absent = set()
+    return {kind for noun in there for kind in true_of(noun)} | absent, absent
 
 
 def _random_view(
