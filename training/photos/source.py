@@ -161,12 +161,13 @@ class PhotoSource:
         raise ValueError("the pictures hold no object that can be cut out")
 
     def pick_photo(self, rng: np.random.Generator) -> Photo:
-        """A picture with objects."""
-        while True:
+        """A picture with objects that are no specks."""
+        for _ in range(TRIES):
             pool = self.truth if rng.random() < 0.7 or not self.cuts else self.cuts
             photo = pool[int(rng.integers(len(pool)))]
             if any(o.mask(photo.size).mean() > 0.01 for o in photo.objects):
                 return photo
+        raise ValueError("the pictures hold no object that is large enough for a clip")
 
     def pick_image(self, rng: np.random.Generator) -> np.ndarray:
         """(H, W, 3) uint8 RGB of any picture, for a background."""
@@ -186,17 +187,16 @@ class Scene:
         masks: (O, S, S) bool.
         names: Per object.
         seen: (O,) share of each that is still visible.
-        complete: Nouns of which all are among the objects.
+        complete: Nouns of which all are among the objects; of an absent one that is none.
         absent: Nouns that nothing shown is, surely.
-        partial: Nouns that may be there unannotated.
+        partial: Nouns of which more may be there than is annotated.
     """
 
     def __init__(self, name, image, masks, names, seen, complete, absent):
         self.name, self.image, self.masks = name, image, masks
         self.names, self.seen, self.complete = tuple(names), seen, frozenset(complete)
         self.absent = tuple(sorted(absent))
-        present = {kind for n in names if n for kind in true_of(n)}
-        self.partial = tuple(n for n in nouns() if n not in absent and n not in present)
+        self.partial = tuple(n for n in nouns() if n not in self.complete)
 
 
 def _view(photo: Photo, side: int, rng: np.random.Generator | None) -> Scene:
@@ -204,7 +204,8 @@ def _view(photo: Photo, side: int, rng: np.random.Generator | None) -> Scene:
     image, (height, width) = load(photo), photo.size
     whole = [thing.mask(photo.size) for thing in photo.objects]
     if rng is None:
-        matrix = np.array([[side / width, 0, 0], [0, side / height, 0]])
+        x, y = side / width, side / height  # centres of pixels, as cv2.resize has them
+        matrix = np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2]])
     else:
         matrix = _random_view(whole, (height, width), side, rng)
     flags = cv2.INTER_AREA if rng is None else cv2.INTER_LINEAR
@@ -231,13 +232,12 @@ def _view(photo: Photo, side: int, rng: np.random.Generator | None) -> Scene:
 
 
 def certain(photo: Photo) -> tuple[set[str], set[str]]:
-    """Nouns of which everything is annotated, and nouns that nothing in the picture is."""
+    """Nouns of which everything is annotated, and among them those that nothing in the picture is."""
     there = {o.noun for o in photo.objects if o.noun}
     maybe = {kin for noun in there for kin in confusable(noun)}
     known = set(photo.known)
     table = nouns()
     if len(known) > 15:  # a picture that is annotated with many nouns
-        complete = {n for n in table if n in known or (n in ("animal",) and known)}
         groups = {table[n].group for n in there}
         absent = {n for n in known if n not in maybe}
         # Unlisted animals and vehicles would have been annotated as their nearest of the list.
@@ -246,9 +246,9 @@ def certain(photo: Photo) -> tuple[set[str], set[str]]:
             if noun.group in ("animals", "vehicles") and noun.group not in groups
             and not any(kind in there for kind in noun.kinds) and n not in maybe
         }  # fmt: skip
-        return complete, absent
+        return known | {"animal"} | absent, absent
     if known:  # people, and clothes by name: of the rest nothing is known
-        return known | {o.noun for o in photo.objects}, set()
+        return known | there, set()
     # One main object: no other animal or vehicle is likely.
     group = {table[n].group for n in there}
     absent = {n for n, noun in table.items() if noun.group in group and n not in maybe}
@@ -256,7 +256,9 @@ def certain(photo: Photo) -> tuple[set[str], set[str]]:
         absent |= {n for n, noun in table.items() if noun.group == "vehicles" and noun.kinds}
     if "vehicles" in group:
         absent |= {n for n, noun in table.items() if noun.group == "animals"}
-    return set(), absent if group & {"animals", "vehicles"} else set()
+    if not group & {"animals", "vehicles"}:
+        absent = set()
+    return {kind for noun in there for kind in true_of(noun)} | absent, absent
 
 
 def _random_view(
