@@ -1,4 +1,4 @@
-"""Small pictures of bright shapes on dark ground, in the layouts that annotated pictures come in."""
+"""Small pictures of bright shapes on dark ground, in the layouts of annotated pictures."""
 
 import json
 from collections.abc import Sequence

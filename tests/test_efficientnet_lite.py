@@ -118,10 +118,7 @@ def tensorflow_pad(x: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:
     """TensorFlow's "SAME", one axis after the other, by its documentation."""
     for axis in (2, 3):
         side = x.shape[axis]
-        if side % stride == 0:
-            total = max(kernel - stride, 0)
-        else:
-            total = max(kernel - side % stride, 0)
+        total = max(kernel - (side % stride or stride), 0)
         before = total // 2
         shape = list(x.shape)
         parts = []

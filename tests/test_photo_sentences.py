@@ -19,7 +19,15 @@ from training.photos.nouns import (
     plural,
     true_of,
 )
-from training.photos.sentences import LEAST_SEEN, SMALLEST, UNKNOWN, Describer, synonyms, words
+from training.photos.sentences import (
+    LEAST_SEEN,
+    SMALLEST,
+    UNKNOWN,
+    Describer,
+    joined,
+    synonyms,
+    words,
+)
 from training.small_model import build_processor
 
 SIDE = 120
@@ -114,7 +122,7 @@ def readable() -> list[str]:
 def test_every_noun_and_plural_is_one_word_to_the_tokenizer(tokenizer):
     for name in (*readable(), *HUMANS):
         for word in {name, plural(name)} - {""}:
-            ids = tokenizer(word.replace(" ", "_"), add_special_tokens=False)["input_ids"]
+            ids = tokenizer(joined(word), add_special_tokens=False)["input_ids"]
             assert len(ids) == 1 and ids[0] != tokenizer.unk_token_id, word
     assert len(words()) == len(set(words())) and unread(tokenizer, "the zorkblob")
 
@@ -143,7 +151,7 @@ CAST = ("dog", "dog", "cat", "bird", "duck", "duck", "person", "person", "car", 
 
 
 def scene(seed: int) -> tuple[np.ndarray, list[str], np.ndarray, frozenset]:
-    """Random rectangles, some too small, some cut off, some hidden: masks, names, seen, complete."""
+    """Random rectangles, some too small, cut off or hidden: masks, names, seen, complete."""
     rng = np.random.default_rng(seed)
     count = int(rng.integers(1, 7))
     names = [CAST[i] for i in rng.integers(0, len(CAST), count)]
@@ -228,8 +236,8 @@ def said_by_word() -> dict[str, tuple[str, bool]]:
     table = {}
     for name in (*nouns(), *HUMANS):
         noun = "person" if name in HUMANS else name
-        table[plural(name).replace(" ", "_")] = (noun, True)
-        table[name.replace(" ", "_")] = (noun, False)
+        table[joined(plural(name))] = (noun, True)
+        table[joined(name)] = (noun, False)
     return table
 
 
@@ -298,7 +306,9 @@ def drawn(*boxes: tuple[str, int, int, int, int], complete=("dog", "cat"), seen=
 
 
 def said(describer: Describer) -> set[tuple]:
-    return {(key, objects) for found in describer.sentences().values() for key, objects, *_ in found}
+    return {
+        (key, objects) for found in describer.sentences().values() for key, objects, *_ in found
+    }
 
 
 def test_two_side_by_side():

@@ -137,7 +137,10 @@ def test_precision_no_is_not_a_truth_value(read, value, expected):
         ("hello", "no key 'hello', only model, out, seed"),
         ("- a\n- b\n", "Cannot merge"),
         (SMALL + "stepz: 3\n", "no key 'stepz', only model, out, seed"),
-        (SMALL + "optimizer: {lrr: 1}\n", "no key 'optimizer.lrr', only lr, slow, betas, weight_decay"),
+        (
+            SMALL + "optimizer: {lrr: 1}\n",
+            "no key 'optimizer.lrr', only lr, slow, betas, weight_decay",
+        ),
         (SMALL + "benchmarks: [{rot: x}]\n", "no key 'rot', only name, root, split, options"),
         (SMALL + "model: ${oc.env:NO_SUCH_VARIABLE}\n", "'NO_SUCH_VARIABLE' not found"),
     ],

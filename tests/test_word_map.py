@@ -19,7 +19,9 @@ from tests.small_models import SIZE, STAGES, TRACKER_SIZE, config, needs_imagene
 from tests.tiny_models import moving_square
 from training import small_model
 from training.lite_weights import read_classifier
+from training.new_words import add_new_words
 from training.photos.nouns import MEN, ROLES, WOMEN, classes, nouns, plural
+from training.photos.sentences import joined
 
 TEXTS = ["the dog", "a cat on the left", "bottle", "the largest race_car to the left of the person"]
 BOX = (slice(10, 26), slice(16, 32))  # of `moving_square`, frame 4
@@ -66,6 +68,17 @@ def test_a_video_is_segmented_from_end_to_end(parts):
     assert len({mask.tobytes() for mask in masks.reshape(12, -1)}) == 12
     still = model.find(np.repeat(video[:1], 2, axis=0), TEXTS[:1], processor=processor)[0]
     assert (still[0].mask == still[1].mask).all()
+
+
+def test_a_new_word_can_be_asked_for(made):
+    model, processor = made
+    assert processor.unknown_words("the axolotl") == ["axolotl"]
+    before = model.find(moving_square(1), "the dog", processor=processor)
+    assert add_new_words(model, processor, ["the axolotl"]) == ["axolotl"]
+    assert processor.unknown_words("the axolotl") == []
+    model.find(moving_square(1), "the axolotl", processor=processor)
+    after = model.find(moving_square(1), "the dog", processor=processor)
+    assert after[0][0].rle == before[0][0].rle
 
 
 def test_one_backbone_serves_both_and_the_finder_has_a_pyramid_of_its_own(parts):
@@ -322,7 +335,7 @@ def start(tmp_path_factory, pictures):
 @needs_imagenet
 @torch.no_grad()
 def test_the_start_s_words_are_the_classifier_s_logits(start, pictures):
-    """Of a noun: the mean logit of its classes, less that of all classes, less the pictures' mean."""
+    """Of a noun: the mean logit of its classes, less that of all, less the pictures' mean."""
     model, processor = cli.load_model(str(start), "cpu", "float32")
     maps = model.encode_maps(processor.finder_pixels(list(pictures)))
     word_map, table = model.finder.word_map, model.finder.beit3.text_embed.weight
@@ -338,7 +351,7 @@ def test_the_start_s_words_are_the_classifier_s_logits(start, pictures):
         if not classes(name):
             continue
         wanted = logits[:, classes(name)].mean(dim=1)
-        for word in {w.replace(" ", "_") for w in (name, plural(name)) if w}:
+        for word in {joined(w) for w in (name, plural(name)) if w}:
             index = processor.tokenizer.convert_tokens_to_ids(word)
             assert index != processor.tokenizer.unk_token_id, word
             heat = word_map.similarity(coarse, table[None, index])[:, 0] + 4.0

@@ -33,6 +33,8 @@ def add_new_words(model, processor, texts: Iterable[str], seed: int = 0) -> list
     fresh = _extend(processor.tokenizer, words)
     beit3.text_embed = _grown(beit3.text_embed, len(processor.tokenizer), generator)
     model.config.finder_config.beit3_config.vocab_size = beit3.text_embed.num_embeddings
+    if model.finder.salience is not None:
+        model.finder.salience = _grown(model.finder.salience, len(processor.tokenizer), generator)
     if model.aligner is not None:
         fresh += _extend(processor.clip_tokenizer, words)
         text = model.aligner.text_model
