@@ -1,4 +1,4 @@
-"""Small pictures of bright shapes on dark ground, in the layouts that annotated pictures come in."""
+"""Small pictures of bright shapes on dark ground, in the layouts of annotated pictures."""
 
 import json
 from collections.abc import Sequence
@@ -79,9 +79,7 @@ def make_prepared(root: Path) -> Path:
     photos = []
     for split, first in (("train", 0), ("val", 50)):
         for number, names in enumerate(scenes):
-            photos.append(
-                photo(root, f"{split}{number}", names, everything, first + number, split)
-            )
+            photos.append(photo(root, f"{split}{number}", names, everything, first + number, split))
         photos.append(
             photo(root, f"{split}-people", ("person", "hat"), ("person",), 90 + first, split, "ccp")
         )

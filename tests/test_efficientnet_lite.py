@@ -78,9 +78,7 @@ def test_memory_format_and_batching_change_nothing():
     backbone = EfficientNetLite(NARROW)
     x = torch.randn(3, 3, 64, 64)
     plain, last = backbone(x), backbone(x.contiguous(memory_format=torch.channels_last))
-    for a, b in zip(
-        plain.intermediate_hidden_states, last.intermediate_hidden_states, strict=True
-    ):
+    for a, b in zip(plain.intermediate_hidden_states, last.intermediate_hidden_states, strict=True):
         torch.testing.assert_close(a, b)
     for i in range(3):
         alone = backbone(x[i : i + 1]).intermediate_hidden_states
@@ -120,10 +118,7 @@ def tensorflow_pad(x: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:
     """TensorFlow's "SAME", one axis after the other, by its documentation."""
     for axis in (2, 3):
         side = x.shape[axis]
-        if side % stride == 0:
-            total = max(kernel - stride, 0)
-        else:
-            total = max(kernel - side % stride, 0)
+        total = max(kernel - (side % stride or stride), 0)
         before = total // 2
         shape = list(x.shape)
         parts = []

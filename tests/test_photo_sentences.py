@@ -144,7 +144,7 @@ CAST = ("dog", "dog", "cat", "bird", "duck", "duck", "person", "person", "car", 
 
 
 def scene(seed: int) -> tuple[np.ndarray, list[str], np.ndarray, frozenset]:
-    """Random rectangles, some too small, some cut off, some hidden: masks, names, seen, complete."""
+    """Random rectangles, some small, some cut off or hidden: masks, names, seen, complete."""
     rng = np.random.default_rng(seed)
     count = int(rng.integers(1, 7))
     names = [CAST[i] for i in rng.integers(0, len(CAST), count)]
@@ -299,7 +299,8 @@ def drawn(*boxes: tuple[str, int, int, int, int], complete=("dog", "cat"), seen=
 
 
 def said(describer: Describer) -> set[tuple]:
-    return {(key, objects) for found in describer.sentences().values() for key, objects, *_ in found}
+    found = describer.sentences().values()
+    return {(key, objects) for sentences in found for key, objects, *_ in sentences}
 
 
 def test_two_side_by_side():

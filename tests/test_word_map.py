@@ -149,9 +149,7 @@ def test_positions_are_interpolated(made, size):
     wanted = ((torch.arange(count) + 0.5) / count).clamp(places[0], places[-1])
     grid = added[:, 1:].view(2, count, count, -1)
     for b in range(2):
-        torch.testing.assert_close(
-            grid[b, ..., 0], wanted.expand(count, count), atol=1e-5, rtol=0
-        )
+        torch.testing.assert_close(grid[b, ..., 0], wanted.expand(count, count), atol=1e-5, rtol=0)
         torch.testing.assert_close(
             grid[b, ..., 1], wanted[:, None].expand(count, count), atol=1e-5, rtol=0
         )
@@ -324,7 +322,7 @@ def start(tmp_path_factory, pictures):
 @needs_imagenet
 @torch.no_grad()
 def test_the_start_s_words_are_the_classifier_s_logits(start, pictures):
-    """Of a noun: the mean logit of its classes, less that of all classes, less the pictures' mean."""
+    """Of a noun: the mean logit of its classes, less that of all, less its mean over pictures."""
     model, processor = cli.load_model(str(start), "cpu", "float32")
     maps = model.encode_maps(processor.finder_pixels(list(pictures)))
     word_map, table = model.finder.word_map, model.finder.beit3.text_embed.weight

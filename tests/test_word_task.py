@@ -1,4 +1,4 @@
-"""Nouns all over pictures: losses and metrics, the stages of `findtrack-small`, what they become."""
+"""Nouns all over pictures, and the stages of `findtrack-small`: what is learnt, what it becomes."""
 
 import copy
 import json
@@ -101,8 +101,8 @@ def test_a_batch_says_what_is_shown_where(objective):
     assert cells[4].sum() == 8, "all that are one"
     absent = [(i, NOUNS[n]) for i, n in batch["absent"].nonzero().tolist()]
     assert sorted(absent) == [(0, "bus"), (0, "cat")]
-    objects = [(i, NOUNS[n]) for i, n in zip(batch["object_frame"].tolist(),
-                                             batch["object_noun"].tolist(), strict=True)]  # fmt: skip
+    frame, noun = batch["object_frame"].tolist(), batch["object_noun"].tolist()
+    objects = [(i, NOUNS[n]) for i, n in zip(frame, noun, strict=True)]
     assert objects == [(0, "duck"), (0, "dog"), (2, "dog"), (2, "dog")]
     for rivals, (_, noun) in zip(batch["rivals"], objects, strict=True):
         told_from = {NOUNS[n] for n in rivals.nonzero()[:, 0].tolist()}

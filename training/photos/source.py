@@ -191,7 +191,7 @@ def _view(photo: Photo, side: int, rng: np.random.Generator | None) -> Scene:
 
 
 def certain(photo: Photo) -> tuple[set[str], set[str]]:
-    """Nouns of which everything is annotated, and among them those that nothing in the picture is."""
+    """Nouns of which everything is annotated, and those of them that nothing in the picture is."""
     there = {o.noun for o in photo.objects if o.noun}
     maybe = {kin for noun in there for kin in confusable(noun)}
     known = set(photo.known)
