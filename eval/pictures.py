@@ -147,7 +147,7 @@ def _judge(
 def iou(a: np.ndarray, b: np.ndarray) -> float:
     """Of two masks; 1 where both are empty."""
     union = np.count_nonzero(a | b)
-    return np.count_nonzero(a & b) / union if union else 1.0
+    return float(np.count_nonzero(a & b) / union) if union else 1.0
 
 
 def tables(found: Sequence[Answer]) -> str:
@@ -175,9 +175,13 @@ def tables(found: Sequence[Answer]) -> str:
         rows,
     )
     absent = [a for a in found if a.kind == "no-target"]
-    text += f"\n\nfound where it is there (T-acc): {_mean([a.found for a in shown]):.3f}"
-    text += f"\nnot found where it is not (N-acc): {_mean([not a.found for a in absent]):.3f}"
-    return text + f" ({len(absent)} sentences)"
+    for told, right in (
+        ("found where it is there (T-acc)", [a.found for a in shown]),
+        ("not found where it is not (N-acc)", [not a.found for a in absent]),
+    ):
+        text += "\n" if told.startswith("not") else "\n\n"
+        text += f"{told}: " + ("-" if not right else f"{_mean(right):.3f} ({len(right)} sentences)")
+    return text
 
 
 def _row(name: str, own: Sequence[Answer]) -> list:
@@ -187,14 +191,15 @@ def _row(name: str, own: Sequence[Answer]) -> list:
     ]  # fmt: skip
 
 
-def _mean(values: Sequence) -> float:
-    return float(np.mean(values)) if len(values) else float("nan")
+def _mean(values: Sequence) -> float | None:
+    return float(np.mean(values)) if len(values) else None
 
 
 def sheet(found: Sequence[Answer], path: Path, columns: int = 8, rows: int = 8) -> None:
     """Answers as pictures: the answer in red, evenly from the worst to the best."""
     order = sorted((a for a in found if a.kind != "no-target"), key=lambda a: a.iou)
-    picked = [order[i] for i in np.linspace(0, len(order) - 1, columns * rows).astype(int)]
+    places = np.linspace(0, len(order) - 1, columns * rows).astype(int) if order else ()
+    picked = [order[i] for i in places]
     side = 150
     image = Image.new("RGB", (columns * side, rows * (side + 26)), "white")
     draw = ImageDraw.Draw(image)
@@ -227,6 +232,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not photos:
         raise ValueError(f"{args.photos} has no val pictures with masks")
     found = answers(photos, *load_model(args.model, args.device, args.dtype))
+    if not found:
+        raise ValueError(f"nothing can be asked about the val pictures of {args.photos}")
     print(tables(found))
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from tests import photo_trees as trees
-from tests.test_training_data import same
 from training.config import Config, Optimizer, PhotoData, TrackTask, WordTask, check
 from training.data import load_data
 from training.engine import learning_rate
@@ -33,6 +32,12 @@ HOW = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return trees.make_prepared(tmp_path_factory.mktemp("pictures"))
+
+
+def same(a, b) -> bool:
+    """Whether two samples are equal, arrays included."""
+    pairs = zip(vars(a).values(), vars(b).values(), strict=True)
+    return all(np.array_equal(x, y) if isinstance(x, np.ndarray) else x == y for x, y in pairs)
 
 
 def made(folder, seed: int = 0, split: str = "train", side: int = SIDE, **how) -> PhotoSource:

@@ -121,8 +121,8 @@ def test_where_nobody_says_a_twentieth_is_withheld(tmp_path):
 
 
 def test_annotation_files_of_a_folder_are_all_read(tmp_path):
-    root = trees.make_coco(tmp_path, [{"objects": [("dog", LEFT, "rle")]}], "annotations/"
-                           "instances_val2017.json")  # fmt: skip
+    file = "annotations/instances_val2017.json"
+    root = trees.make_coco(tmp_path, [{"objects": [("dog", LEFT, "rle")]}], file)
     (tmp_path / "images").rename(tmp_path / "val2017")
     (photo,) = read_coco(root)
     assert Path(photo.path) == tmp_path / "val2017" / "0.png"

@@ -54,6 +54,8 @@ def _run(args: argparse.Namespace) -> int:
     changes = [f"photos.root={args.photos}", *args.set]
     RECIPE.check(changes)
     photos = read_photos(args.photos, "train")
+    if not photos:
+        raise ValueError(f"{args.photos} has no train pictures")
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     if not (args.out / "start" / "model.safetensors").is_file():

@@ -134,10 +134,9 @@ class WordObjective(nn.Module):
         frame, region = batch["object_frame"], batch["region"].flatten(1)
         share = region / region.sum(dim=1, keepdim=True).clamp(min=1e-6)
         # Objects of one frame side by side, so that no embedding is copied for each of them.
-        row = torch.cat([torch.arange(n) for n in torch.bincount(frame).tolist()]).to(frame.device)
-        shares = share.new_zeros(
-            len(embeddings), int(row.max()) + 1 if len(row) else 0, share.shape[1]
-        )
+        count = torch.bincount(frame, minlength=len(embeddings))
+        row = torch.arange(len(frame), device=frame.device) - (count.cumsum(0) - count)[frame]
+        shares = share.new_zeros(len(embeddings), int(count.max()), share.shape[1])
         shares[frame, row] = share
         mean = (shares.to(embeddings.dtype) @ embeddings.flatten(2).transpose(1, 2)).float()
         mean = mean[frame, row]
