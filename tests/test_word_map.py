@@ -141,6 +141,13 @@ def test_at_another_size_and_back_it_answers_the_same(parts):
     assert back.find(video, TEXTS, processor=processor) == expected
 
 
+@pytest.mark.parametrize("size", [0, 100, 336])
+def test_a_size_that_the_backbone_cannot_halve_is_told(parts, size):
+    with pytest.raises(ValueError, match=f"the finder's size is {size}, it must be a multiple of"):
+        small_model.at_size(*parts, size)
+    assert parts[1].finder_size == SIZE
+
+
 @pytest.mark.parametrize("size", [64, 96, 320, 416])
 @torch.no_grad()
 def test_positions_are_interpolated(made, size):

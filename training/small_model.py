@@ -127,7 +127,12 @@ def at_size(model, processor, size: int):
 
     Returns:
         A new model, the same processor.
+
+    Raises:
+        ValueError: No multiple of 32: the backbone's maps would not fit each other.
     """
+    if size <= 0 or size % 32:
+        raise ValueError(f"the finder's size is {size}, it must be a multiple of 32")
     config = copy.deepcopy(model.config)
     config.finder_config.sam_config.prompt_encoder_config.image_size = size
     processor.finder_size = size
