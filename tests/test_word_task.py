@@ -369,6 +369,22 @@ def test_each_stage_goes_on_from_another(runs):
     assert len(set(seeds)) == len(seeds)
 
 
+def test_the_result_s_parts_are_from_the_last_stage_that_trains_them(runs):
+    trained = {s: read_config(CONFIGS / f"{s}.yaml").train for s in recipe.STAGES}
+    for part in ("finder", "tracker"):
+        stage = recipe.JOINED.get(part, recipe.LAST)
+        assert any(name.split(".")[0] == part for name in trained[stage])
+        later = [s for s, needed in recipe.STAGES.items() if stage in needed]
+        assert not any(n.split(".")[0] == part for s in later for n in trained[s])
+    # Finder and tracker share a backbone: both must have learnt on the same one.
+    finder, tracker = (
+        load_file(runs / stage / "last" / "model.safetensors")
+        for stage in (recipe.LAST, recipe.JOINED["tracker"])
+    )
+    backbone = [name for name in finder if "vision_encoder.backbone" in name]
+    assert backbone and all(torch.equal(finder[name], tracker[name]) for name in backbone)
+
+
 def test_what_learns_slowly_moves_less(runs, base):
     before, after = base[0].state_dict(), load_file(runs / "words/last/model.safetensors")
 
